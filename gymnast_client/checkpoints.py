@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from gymnast_client.download import BlobDownload
 from gymnast_client.reading import read_object
 from gymnast_core.json_values import JsonObject
 from gymnast_core.records.gate_record import GateRecord, GateRun
+from gymnast_core.records.hub_folder import HubOrigin
 from gymnast_core.records.manifest import Manifest, read_checkpoint
 from gymnast_core.records.signing import Release, SignedDocument
 from gymnast_core.wire.codec import CHUNK_BYTES, crc32c
@@ -182,24 +184,32 @@ class CheckpointsClient(Client):
             NotTrustedError: a robot asks for a gate record that it has not: it is at the trainer now, see gate().
             RejectedBridgeError: the trainer refused it.
         """
-        manifest, weights = read_checkpoint(folder)
-        described = manifest.to_bytes()
-        whole = len(described) <= CHUNK_BYTES
-        opening = weights_pb2.PublishOpen(
-            manifest=described if whole else b"", manifest_size=0 if whole else len(described), robots=list(robots),
-            valid_for_s=valid_for_s, override_reason=override_reason,
-        )  # fmt: skip
-
-        def requests() -> Iterator[weights_pb2.PublishRequest]:
-            yield weights_pb2.PublishRequest(open=opening)
-            for piece in _pieces(b"" if whole else described):
-                yield weights_pb2.PublishRequest(manifest=piece)
-            for piece in _pieces(weights):
-                yield weights_pb2.PublishRequest(chunk=piece)
-
+        opening = weights_pb2.PublishOpen(robots=list(robots), valid_for_s=valid_for_s, override_reason=override_reason)
         stub = weights_pb2_grpc.WeightsServiceStub(self._link.channel())
         try:
-            return signed_document(stub.Publish(requests(), timeout=_PUBLISH_DEADLINE_S))
+            return signed_document(stub.Publish(_requests(folder, opening), timeout=_PUBLISH_DEADLINE_S))
+        except grpc.RpcError as failure:
+            raise self._link.failure(failure) from failure
+
+    def import_checkpoint(self, folder: Path, origin: HubOrigin) -> bool:
+        """Have the trainer take in a checkpoint folder from outside (admin); it is offered to no robot.
+
+        Args:
+            folder: with weights.safetensors and manifest.json; see gymnast_core.records.hub_folder.
+            origin: where it came from.
+
+        Returns:
+            Whether the trainer knew it already; what it has recorded of it stays then.
+
+        Raises:
+            CheckpointError: the folder is no intact checkpoint.
+            NotPermittedError: the caller is no administrator.
+            RejectedBridgeError: the trainer refused it, e.g. as it contradicts what is recorded there.
+        """
+        opening = weights_pb2.PublishOpen(origin=weights_pb2.Origin(name=origin.name, card_sha256=origin.card_sha256))
+        stub = weights_pb2_grpc.WeightsServiceStub(self._link.channel())
+        try:
+            return bool(stub.Import(_requests(folder, opening), timeout=_PUBLISH_DEADLINE_S).known)
         except grpc.RpcError as failure:
             raise self._link.failure(failure) from failure
 
@@ -277,6 +287,19 @@ class CheckpointsClient(Client):
         lineage = path.read_bytes()
         path.unlink()
         return release.whole_manifest(lineage)
+
+
+def _requests(folder: Path, opening: weights_pb2.PublishOpen) -> Iterator[weights_pb2.PublishRequest]:
+    """An opening, the manifest behind it where that is long, and the weights; the folder is read before it returns."""
+    manifest, weights = read_checkpoint(folder)
+    described = manifest.to_bytes()
+    whole = len(described) <= CHUNK_BYTES
+    opening.manifest, opening.manifest_size = described if whole else b"", 0 if whole else len(described)
+    return itertools.chain(
+        [weights_pb2.PublishRequest(open=opening)],
+        (weights_pb2.PublishRequest(manifest=piece) for piece in _pieces(b"" if whole else described)),
+        (weights_pb2.PublishRequest(chunk=piece) for piece in _pieces(weights)),
+    )
 
 
 def _pieces(data: bytes) -> Iterator[weights_pb2.BlobChunk]:

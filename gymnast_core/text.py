@@ -26,6 +26,11 @@ def one_line(text: object) -> str:
     return printable(str(text), lines=False)
 
 
+def table_cell(value: object) -> str:
+    """Return a value as one line that stays in its cell of a Markdown table and is no markup there."""
+    return one_line(value).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")
+
+
 def _hidden(char: str) -> bool:
     return char in _BIDI or unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
 

@@ -141,10 +141,11 @@ class App:
         config, host = self.config, self.config.console_host
         return Console(self.service, host=host, port=config.console_port, tls=not is_loopback(host))
 
-    def _shelve(self, tenant: str, policy: str) -> None:
-        """Take a published policy onto the shelf, where jobs find it."""
+    def _shelve(self, tenant: str, checkpoint_id: str) -> None:
+        """Take a checkpoint of the catalogue onto the shelf, where jobs find it."""
         service, shelf = self.service, self.shelves.of(tenant)
-        if not shelf.holds(policy, "policy") and (row := service.meta.checkpoint(tenant, policy)) is not None:
+        row = service.meta.checkpoint(tenant, checkpoint_id)
+        if row is not None and not shelf.holds(checkpoint_id, row.kind):
             shelf.take(row.manifest, service.blobs.local_path(row.weights_digest))
 
     def _can_replay(self, tenant: str, policy: str) -> bool:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_core.jobs.audit import AuditBounds
+from gymnast_core.records.manifest import BOUNDS_NAME
 
-NAME = "bounds.json"
 GATES = ("improve", "adapt", "promotion")
 """What asks: practice on recorded episodes, practice in one scene, the promotion of a refined model."""
 
@@ -25,7 +25,7 @@ def calibrated_bounds(world_model: Path, gate: str) -> Mapping[str, object]:
     Raises:
         CorruptError: the file is no such table.
     """
-    path = world_model / NAME
+    path = world_model / BOUNDS_NAME
     if not path.is_file():
         return {}
     try:
@@ -39,8 +39,8 @@ def calibrated_bounds(world_model: Path, gate: str) -> Mapping[str, object]:
 
 def write_bounds(world_model: Path, table: Mapping[str, object]) -> Path:
     """Write {gates: {gate: {bound: value}}, ...} beside a checkpoint, whole or not at all; returns its path."""
-    path = world_model / NAME
-    staging = path.with_name(f".{NAME}.partial")
+    path = world_model / BOUNDS_NAME
+    staging = path.with_name(f".{BOUNDS_NAME}.partial")
     staging.write_text(json.dumps(table, indent=1, sort_keys=True))
     staging.replace(path)
     return path
@@ -48,5 +48,5 @@ def write_bounds(world_model: Path, table: Mapping[str, object]) -> Path:
 
 def inherit(parent: Path, child: Path) -> None:
     """Hold a refined checkpoint to the bounds of the one it was refined from."""
-    if (parent / NAME).is_file():
-        shutil.copyfile(parent / NAME, child / NAME)
+    if (parent / BOUNDS_NAME).is_file():
+        shutil.copyfile(parent / BOUNDS_NAME, child / BOUNDS_NAME)

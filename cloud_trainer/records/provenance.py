@@ -63,16 +63,22 @@ def label_record(
     return Record(f"label-{_digest([episode_id, payload])}", "label", payload, tuple(parents))
 
 
-def record_checkpoint(graph: ProvenanceGraph, manifest: Manifest) -> None:
+def record_checkpoint(graph: ProvenanceGraph, manifest: Manifest, *, imported: Mapping[str, Any] | None = None) -> None:
     """Write a checkpoint with everything its manifest says it was made from.
 
     Parents that were never recorded (made elsewhere) are written as records of kind "external", so the answer to why
     says where the trail ends instead of hiding it.
 
+    Args:
+        graph: to write into.
+        manifest: of the checkpoint.
+        imported: of one from outside: where from and by whom, JSON values. Its word is taken for which episodes it was
+            made from, and for nothing that concerns these.
+
     Raises:
         ProvenanceError: the id stands for something else.
     """
-    lineage = dict(manifest.lineage)
+    lineage = dict(manifest.lineage) | (_named_alone(manifest) if imported is not None else {})
     if graph.holds(manifest.id, manifest.kind):
         return
     parents = [("parent", _known(graph, parent)) for parent in manifest.parents]
@@ -94,19 +100,27 @@ def record_checkpoint(graph: ProvenanceGraph, manifest: Manifest) -> None:
         "manifest_sha256": hashlib.sha256(manifest.to_bytes()).hexdigest(),
         "config": dict(manifest.config),
         "lineage": lineage,
+        **({} if imported is None else {"imported": dict(imported)}),
     }
     graph.add(Record(manifest.id, manifest.kind, payload, tuple(dict.fromkeys(parents))))
 
 
-def prepare_checkpoint(graph: ProvenanceGraph, manifest: Manifest) -> None:
+def prepare_checkpoint(graph: ProvenanceGraph, manifest: Manifest, *, imported: bool = False) -> None:
     """Write the data sets of a checkpoint that is about to be recorded: what takes long, and is true without it.
 
     Raises:
         ProvenanceError: as record_checkpoint().
     """
+    lineage = _named_alone(manifest) if imported else manifest.lineage
     for role in _DATASETS:
-        if manifest.lineage.get(role):
-            record_dataset(graph, manifest.lineage[role])
+        if lineage.get(role):
+            record_dataset(graph, lineage[role])
+
+
+def _named_alone(manifest: Manifest) -> dict[str, list[str]]:
+    """The data sets of a lineage as ids: what a stranger says of labels must not become a label here."""
+    sets = {role: manifest.lineage.get(role) for role in _DATASETS}
+    return {role: [_id_of(entry) for entry in entries] for role, entries in sets.items() if entries}
 
 
 def record_dataset(graph: ProvenanceGraph, episodes: Sequence[str | Mapping[str, Any]]) -> str:

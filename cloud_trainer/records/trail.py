@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cloud_trainer.records.chain import Chain
-from cloud_trainer.records.provenance import explain
+from cloud_trainer.records.provenance import explain, prepare_checkpoint
 from cloud_trainer.records.recorder import Recorder, parents_first
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.protocols import EpisodeRow, MetaStore
@@ -216,6 +216,31 @@ class Trail:
             self._recorder.checkpoint(self._tenant, manifest)
         except GymnastError as error:  # it contradicts what is recorded: the checkpoint is there all the same
             LOG.error("checkpoint_not_recorded checkpoint=%s error=%s", manifest.id, error)
+
+    def import_checkpoint(
+        self, who: Who, manifest: Manifest, origin: Mapping[str, object], register: Callable[[], None]
+    ) -> bool:
+        """Record a checkpoint from outside as that, and register it in the same transaction.
+
+        Args:
+            who: vouches for it.
+            manifest: what it says of itself; see provenance.record_checkpoint for what is believed.
+            origin: where it came from, JSON values.
+            register: puts it into the catalogue.
+
+        Returns:
+            Whether it was recorded before; then that record stays.
+
+        Raises:
+            ProvenanceError: its manifest contradicts what is recorded.
+        """
+        known = self.graph.holds(manifest.id, manifest.kind)
+        if not known:
+            prepare_checkpoint(self.graph, manifest, imported=True)
+        with self.committing(who, "import", {"checkpoint": manifest.id, **origin}):
+            self._recorder.imported(self._tenant, manifest, {**origin, **_author(who)})
+            register()
+        return known
 
     def catch_up(self) -> None:
         """Record what is on the shelf and not in the graph: put there by hand, or just before a crash.

@@ -18,6 +18,7 @@ ACTION_OF: dict[str, str] = {
     f"{_V1}WeightsService/ListReleases": "follow",
     f"{_V1}WeightsService/Fetch": "follow",
     f"{_V1}WeightsService/Rollback": "roll back",
+    f"{_V1}WeightsService/Import": "publish",
     f"{_V1}WeightsService/Why": "look",
     f"{_V1}JobService/Submit": "submit",
     f"{_V1}JobService/Get": "follow",

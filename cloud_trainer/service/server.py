@@ -37,6 +37,7 @@ from cloud_trainer.service.handlers import (
     Flows,
     GateHandlers,
     Handlers,
+    ImportHandlers,
     JobCheck,
     JobHandlers,
     JudgingHandlers,
@@ -315,6 +316,7 @@ class Service:
             episodes=episodes,
             jobs=jobs,
             gates=GateHandlers(self.gates, checkpoints, robots, jobs, self._shelved),
+            imports=ImportHandlers(self.publisher, self.trails, self._shelved),
             adaptations=adaptations,
             trials=trials,
             loops=loops,
@@ -329,7 +331,7 @@ class Service:
         servicers: dict[str, object] = {
             "TrajectoryService": TrajectoryServicer(self.ingest, asked.episodes, limits, stopping),
             "WeightsService": WeightsServicer(
-                asked.checkpoints, asked.log, self.blobs, BlobReach(self.meta), limits, stopping, staging
+                asked.checkpoints, asked.imports, asked.log, self.blobs, BlobReach(self.meta), limits, stopping, staging
             ),
             "JobService": JobServicer(asked.jobs, limits, stopping),
             **servicers_of(asked, limits, stopping),

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gymnast_cli import convert_weights
-from gymnast_cli.connect import add_trainer_arguments, emit, peer, trainer
-from gymnast_core.errors import ConfigError
+from gymnast_cli import convert_weights, hub
+from gymnast_cli.connect import add_trainer_arguments, emit, trainer
+from gymnast_cli.releases import fetched, releases_and_words, verified
 from gymnast_core.records.signing import EVERY_ROBOT
 from gymnast_core.text import one_line
 
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from gymnast_client import CheckpointsClient, RobotWord
-    from gymnast_core.records.signing import Release, SignedDocument
+    from gymnast_core.records.signing import Release
+
+
+LOCAL = {"convert": convert_weights.run, "export": hub.export, "import": hub.take_in}
+"""Actions that need no trainer, or not always."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare publish, list, fetch, rollback and convert."""
+    """Declare every action."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     publish = actions.add_parser("publish", help="sign a checkpoint folder and offer it to robots (trainer or admin)")
     publish.add_argument("checkpoint", type=Path, help="folder with weights.safetensors and manifest.json")
@@ -49,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     rollback.add_argument("--robot", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     for action in (publish, listing, fetch, rollback):
         add_trainer_arguments(action)
+    hub.add_arguments(actions)
     convert_weights.add_arguments(
         actions.add_parser(
             "convert", help="turn a published OpenVLA, pi0 or pi0.5 folder into a checkpoint; no trainer"
@@ -58,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do it."""
-    if args.action == "convert":
-        return convert_weights.run(args, console)
+    if args.action in LOCAL:
+        return LOCAL[args.action](args, console)
     with trainer(args) as there:
         actions = {"publish": _publish, "list": _list, "fetch": _fetch, "rollback": _rollback}
         return actions[args.action](there.checkpoints, args, console)
@@ -67,7 +72,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _publish(weights: CheckpointsClient, args: argparse.Namespace, console: Console) -> int:
     document = weights.publish(args.checkpoint, robots=tuple(args.robot), override_reason=args.override_gate.strip())
-    release = _verified(document, args)
+    release = verified(document, args)
     emit(args, console, shown(release), f"{release.checkpoint_id}: release {release.sequence}, offered to robots")
     return 0
 
@@ -75,7 +80,7 @@ def _publish(weights: CheckpointsClient, args: argparse.Namespace, console: Cons
 def _list(weights: CheckpointsClient, args: argparse.Namespace, console: Console) -> int:
     from rich.table import Table
 
-    found, words = _releases_and_words(weights, args)
+    found, words = releases_and_words(weights, args)
     table = Table(title=f"releases: {len(found)}")
     for column in ("release", "what", "checkpoint", "robots", "bytes", "gate", "robots say"):
         table.add_column(column, no_wrap=column == "checkpoint")
@@ -93,22 +98,7 @@ def _list(weights: CheckpointsClient, args: argparse.Namespace, console: Console
 
 
 def _fetch(weights: CheckpointsClient, args: argparse.Namespace, console: Console) -> int:
-    from gymnast_core.records.manifest import write_checkpoint
-
-    if args.into.exists():
-        raise ConfigError(f"{args.into} exists; checkpoints are immutable, name a folder that does not")
-    found = [release for release in _releases(weights, args) if release.checkpoint_id == args.checkpoint_id]
-    if not found:
-        raise ConfigError(f"the trainer offers no {args.checkpoint_id!r}; see `gymnast weights list`")
-    release = found[-1]
-    weights_file = weights.fetch(release, args.into.with_name(f".{args.into.name}.download"))
-    manifest = weights.manifest(release, args.into.with_name(f".{args.into.name}.lineage"))
-    fields = {name: getattr(manifest, name) for name in ("parents", "action_space", "normalisation", "lineage")}
-    write_checkpoint(
-        args.into, weights_file.read_bytes(), kind=manifest.kind, architecture=manifest.architecture,
-        config=manifest.config, **fields,
-    )  # fmt: skip
-    weights_file.unlink()
+    release = fetched(weights, args, args.checkpoint_id, args.into)
     emit(args, console, {**shown(release), "folder": str(args.into)}, f"{args.into}: {release.checkpoint_id}, verified")
     return 0
 
@@ -117,7 +107,7 @@ def _rollback(weights: CheckpointsClient, args: argparse.Namespace, console: Con
     document = weights.roll_back(
         args.checkpoint_id, robots=tuple(args.robot), reason=args.reason, override_reason=args.override_gate.strip()
     )
-    release = _verified(document, args)
+    release = verified(document, args)
     whom = ", ".join("all robots" if name == EVERY_ROBOT else name for name in release.robots)
     text = (
         f"{release.checkpoint_id} runs again on {whom} from the next episode on (release {release.sequence}); "
@@ -125,29 +115,6 @@ def _rollback(weights: CheckpointsClient, args: argparse.Namespace, console: Con
     )
     emit(args, console, shown(release), text)
     return 0
-
-
-def _releases(weights: CheckpointsClient, args: argparse.Namespace) -> list[Release]:
-    return _releases_and_words(weights, args)[0]
-
-
-def _releases_and_words(weights: CheckpointsClient, args: argparse.Namespace) -> tuple[list[Release], list[RobotWord]]:
-    found: list[Release] = []
-    words: set[RobotWord] = set()
-    while True:
-        page, said = weights.releases_and_words(found[-1].sequence if found else 0)
-        words |= set(said)
-        if not page:
-            return found, sorted(words, key=lambda word: (word.at_ns, word.robot, word.checkpoint_id))
-        found += [_verified(document, args) for document in page]
-
-
-def _verified(document: SignedDocument, args: argparse.Namespace) -> Release:
-    """The release, if a key of our identity signed it; with --insecure nobody vouches for anything."""
-    from gymnast_core.records.signing import Release
-
-    _, identity = peer(args)
-    return Release.from_bytes(document.payload if identity is None else identity.trusted_keys().verify(document))
 
 
 def _gate(release: Release) -> Text:

@@ -47,6 +47,11 @@ def tree(answer: Mapping[str, Any]) -> Tree:
 
     made_from = answer["made_from"]
     root = Tree(styled("bold", answer["id"], f" ({answer['kind']})"))
+    if origin := made_from.get("imported"):
+        where = one_line(
+            f"imported by {origin['by']} from a folder {origin['name']}; what it was made from is its own word"
+        )
+        root.add(styled("yellow", where))
     branches(root, made_from.get("lineage", {}))
     known = [row for row in answer["checkpoints"] if row["kind"] != "external"]
     _add(root, "made from", known, lambda branch, row: branch.add(one_line(f"{row['kind']} {row['id']}")))

@@ -19,6 +19,8 @@ from gymnast_core.errors import CheckpointError, CorruptError
 
 WEIGHTS_NAME = "weights.safetensors"
 MANIFEST_NAME = "manifest.json"
+BOUNDS_NAME = "bounds.json"
+"""Beside a world model that was calibrated; no part of it."""
 _PIECE_BYTES = 1 << 20
 KINDS = ("policy", "world_model", "judge")
 MAX_CHARACTERS = 64 << 20

@@ -11,6 +11,7 @@ from cloud_trainer.service.handlers.checkpoints import CheckpointHandlers, Known
 from cloud_trainer.service.handlers.episodes import EpisodeHandlers
 from cloud_trainer.service.handlers.flows import Flows
 from cloud_trainer.service.handlers.gates import GateHandlers, Shelve
+from cloud_trainer.service.handlers.imports import ImportHandlers
 from cloud_trainer.service.handlers.jobs import JobCheck, JobHandlers
 from cloud_trainer.service.handlers.judging import JudgingHandlers
 from cloud_trainer.service.handlers.log import LogHandlers
@@ -28,6 +29,7 @@ __all__ = [
     "Flows",
     "GateHandlers",
     "Handlers",
+    "ImportHandlers",
     "JobCheck",
     "JobHandlers",
     "JudgingHandlers",
@@ -52,6 +54,7 @@ class Handlers:
     robots: RobotHandlers
     checkpoints: CheckpointHandlers
     gates: GateHandlers
+    imports: ImportHandlers
     episodes: EpisodeHandlers
     jobs: JobHandlers
     adaptations: AdaptationHandlers

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 
 from cloud_trainer.service.config import Limits
-from cloud_trainer.service.handlers import CheckpointHandlers, LogHandlers
+from cloud_trainer.service.handlers import CheckpointHandlers, ImportHandlers, LogHandlers
 from cloud_trainer.service.reach import BlobReach
 from cloud_trainer.service.servicers.messages import (
     MOST_CHARACTERS,
@@ -24,6 +24,8 @@ from cloud_trainer.service.servicers.messages import (
 from cloud_trainer.service.stopping import Stopping
 from cloud_trainer.service.upload_weights import receive_checkpoint
 from cloud_trainer.store.protocols import BlobStore, ReleaseRow
+from gymnast_core.errors import CorruptError
+from gymnast_core.records.hub_folder import HubOrigin
 from gymnast_core.records.signing import SignedDocument
 from gymnast_core.wire.codec import CHUNK_BYTES, Chunk, crc32c
 from gymnast_core.wire.errors import InvalidMessageError
@@ -39,9 +41,10 @@ class WeightsServicer:
     """Checkpoints."""
 
     def __init__(
-        self, checkpoints: CheckpointHandlers, log: LogHandlers, blobs: BlobStore, reach: BlobReach, limits: Limits,
-        stopping: Stopping, staging: Path,
+        self, checkpoints: CheckpointHandlers, imports: ImportHandlers, log: LogHandlers, blobs: BlobStore,
+        reach: BlobReach, limits: Limits, stopping: Stopping, staging: Path,
     ) -> None:  # fmt: skip
+        self._imports = imports
         self._checkpoints, self._log, self._blobs, self._reach = checkpoints, log, blobs, reach
         self._limits, self._stopping, self._staging = limits, stopping, staging
 
@@ -59,6 +62,18 @@ class WeightsServicer:
             override=opening.override_reason,
         )  # fmt: skip
         return self._readable(delivered[1], context)
+
+    def Import(
+        self, requests: Iterator[weights_pb2.PublishRequest], peer: Peer, context: grpc.ServicerContext
+    ) -> weights_pb2.ImportReply:
+        """Receive and check a checkpoint from outside, and keep it."""
+        manifest, weights, opening = receive_checkpoint(requests, self._staging, self._limits)
+        try:
+            origin = _origin(opening)
+            known = self._imports.take_in(peer, manifest, weights, origin)
+        finally:
+            weights.unlink(missing_ok=True)  # where it was refused
+        return weights_pb2.ImportReply(checkpoint_id=manifest.id, known=known)
 
     def _readable(self, signed: SignedDocument | ReleaseRow, context: grpc.ServicerContext) -> SignedRelease:
         return signed_release(self._checkpoints.readable(signed, gates=reads_gates(context)))
@@ -120,3 +135,10 @@ class WeightsServicer:
         else:
             text = json.dumps(self._log.why(peer, request.record_id, verify=request.verify), default=str)
         yield from pieces(text.encode())
+
+
+def _origin(opening: weights_pb2.PublishOpen) -> HubOrigin:
+    try:
+        return HubOrigin(opening.origin.name, opening.origin.card_sha256)
+    except CorruptError as error:
+        raise InvalidMessageError(str(error)) from error

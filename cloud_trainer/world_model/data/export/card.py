@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cloud_trainer.world_model.data.export.staging import Row
-from gymnast_core.text import one_line
+from gymnast_core.text import table_cell
 
 _FRONT = {
     "lerobot": "tags:\n- LeRobot\n- gymnast\nconfigs:\n- config_name: default\n  data_files: data/*/*.parquet\n",
@@ -41,7 +41,7 @@ def write_card(path: Path, name: str, form: str, rows: Sequence[Row]) -> None:
         "Outcomes": _counted(row["outcome"] for row in rows),
         "Labelled by": _counted(row["labelled_by"] for row in rows if row["labelled_by"]) or "nobody",
     }
-    table = "\n".join(f"| {fact} | {_cell(value)} |" for fact, value in facts.items())
+    table = "\n".join(f"| {fact} | {table_cell(value)} |" for fact, value in facts.items())
     tasks = _listed(row["instruction"] for row in rows)
     versions = _listed(version for row in rows for version in row["versions"] if version)
     path.write_text(
@@ -68,11 +68,7 @@ def _counted(values: Iterable[str]) -> str:
 
 def _listed(values: Iterable[str]) -> str:
     found = Counter(values).most_common()
-    lines = [f"- {_cell(value)} ({count})\n" for value, count in found[:_MOST]]
+    lines = [f"- {table_cell(value)} ({count})\n" for value, count in found[:_MOST]]
     return (
         "".join([*lines, *([f"- and {len(found) - _MOST} more\n"] if len(found) > _MOST else [])]) or "- none known\n"
     )
-
-
-def _cell(value: object) -> str:
-    return one_line(value).replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gymnast/v1/weights.proto\x12\ngymnast.v1\"\x97\x01\n\x0ePublishRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.gymnast.v1.PublishOpenH\x00\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.gymnast.v1.BlobChunkH\x00\x12)\n\x08manifest\x18\x03 \x01(\x0b\x32\x15.gymnast.v1.BlobChunkH\x00\x42\t\n\x07message\"t\n\x0bPublishOpen\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x0e\n\x06robots\x18\x02 \x03(\t\x12\x13\n\x0bvalid_for_s\x18\x03 \x01(\x04\x12\x15\n\rmanifest_size\x18\x04 \x01(\x04\x12\x17\n\x0foverride_reason\x18\x05 \x01(\t\"C\n\rSignedRelease\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"&\n\x0cWatchRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\"<\n\x13ListReleasesRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"f\n\x11ListReleasesReply\x12+\n\x08releases\x18\x01 \x03(\x0b\x32\x19.gymnast.v1.SignedRelease\x12$\n\x05words\x18\x02 \x03(\x0b\x32\x15.gymnast.v1.RobotWord\"o\n\tRobotWord\x12\r\n\x05robot\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12\x0c\n\x04word\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07release\x18\x05 \x01(\x04\x12\r\n\x05\x61t_ns\x18\x06 \x01(\x03\">\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04\"9\n\tBlobChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06\x63rc32c\x18\x02 \x01(\x07\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"a\n\x0fRollbackRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06robots\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x17\n\x0foverride_reason\x18\x04 \x01(\t\">\n\nWhyRequest\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x0e\n\x06verify\x18\x02 \x01(\x08\x12\r\n\x05graph\x18\x03 \x01(\x08\x32\x9c\x03\n\x0eWeightsService\x12\x42\n\x07Publish\x12\x1a.gymnast.v1.PublishRequest\x1a\x19.gymnast.v1.SignedRelease(\x01\x12>\n\x05Watch\x12\x18.gymnast.v1.WatchRequest\x1a\x19.gymnast.v1.SignedRelease0\x01\x12N\n\x0cListReleases\x12\x1f.gymnast.v1.ListReleasesRequest\x1a\x1d.gymnast.v1.ListReleasesReply\x12:\n\x05\x46\x65tch\x12\x18.gymnast.v1.FetchRequest\x1a\x15.gymnast.v1.BlobChunk0\x01\x12\x42\n\x08Rollback\x12\x1b.gymnast.v1.RollbackRequest\x1a\x19.gymnast.v1.SignedRelease\x12\x36\n\x03Why\x12\x16.gymnast.v1.WhyRequest\x1a\x15.gymnast.v1.BlobChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18gymnast/v1/weights.proto\x12\ngymnast.v1\"\x97\x01\n\x0ePublishRequest\x12\'\n\x04open\x18\x01 \x01(\x0b\x32\x17.gymnast.v1.PublishOpenH\x00\x12&\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x15.gymnast.v1.BlobChunkH\x00\x12)\n\x08manifest\x18\x03 \x01(\x0b\x32\x15.gymnast.v1.BlobChunkH\x00\x42\t\n\x07message\"\x98\x01\n\x0bPublishOpen\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x0e\n\x06robots\x18\x02 \x03(\t\x12\x13\n\x0bvalid_for_s\x18\x03 \x01(\x04\x12\x15\n\rmanifest_size\x18\x04 \x01(\x04\x12\x17\n\x0foverride_reason\x18\x05 \x01(\t\x12\"\n\x06origin\x18\x06 \x01(\x0b\x32\x12.gymnast.v1.Origin\"+\n\x06Origin\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x61rd_sha256\x18\x02 \x01(\t\"3\n\x0bImportReply\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\r\n\x05known\x18\x02 \x01(\x08\"C\n\rSignedRelease\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"&\n\x0cWatchRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\"<\n\x13ListReleasesRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\r\n\x05limit\x18\x02 \x01(\r\"f\n\x11ListReleasesReply\x12+\n\x08releases\x18\x01 \x03(\x0b\x32\x19.gymnast.v1.SignedRelease\x12$\n\x05words\x18\x02 \x03(\x0b\x32\x15.gymnast.v1.RobotWord\"o\n\tRobotWord\x12\r\n\x05robot\x18\x01 \x01(\t\x12\x15\n\rcheckpoint_id\x18\x02 \x01(\t\x12\x0c\n\x04word\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07release\x18\x05 \x01(\x04\x12\r\n\x05\x61t_ns\x18\x06 \x01(\x03\">\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06length\x18\x03 \x01(\x04\"9\n\tBlobChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06\x63rc32c\x18\x02 \x01(\x07\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"a\n\x0fRollbackRequest\x12\x15\n\rcheckpoint_id\x18\x01 \x01(\t\x12\x0e\n\x06robots\x18\x02 \x03(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x17\n\x0foverride_reason\x18\x04 \x01(\t\">\n\nWhyRequest\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x0e\n\x06verify\x18\x02 \x01(\x08\x12\r\n\x05graph\x18\x03 \x01(\x08\x32\xdd\x03\n\x0eWeightsService\x12\x42\n\x07Publish\x12\x1a.gymnast.v1.PublishRequest\x1a\x19.gymnast.v1.SignedRelease(\x01\x12>\n\x05Watch\x12\x18.gymnast.v1.WatchRequest\x1a\x19.gymnast.v1.SignedRelease0\x01\x12N\n\x0cListReleases\x12\x1f.gymnast.v1.ListReleasesRequest\x1a\x1d.gymnast.v1.ListReleasesReply\x12:\n\x05\x46\x65tch\x12\x18.gymnast.v1.FetchRequest\x1a\x15.gymnast.v1.BlobChunk0\x01\x12\x42\n\x08Rollback\x12\x1b.gymnast.v1.RollbackRequest\x1a\x19.gymnast.v1.SignedRelease\x12?\n\x06Import\x12\x1a.gymnast.v1.PublishRequest\x1a\x17.gymnast.v1.ImportReply(\x01\x12\x36\n\x03Why\x12\x16.gymnast.v1.WhyRequest\x1a\x15.gymnast.v1.BlobChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,26 +33,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PUBLISHREQUEST']._serialized_start=41
   _globals['_PUBLISHREQUEST']._serialized_end=192
-  _globals['_PUBLISHOPEN']._serialized_start=194
-  _globals['_PUBLISHOPEN']._serialized_end=310
-  _globals['_SIGNEDRELEASE']._serialized_start=312
-  _globals['_SIGNEDRELEASE']._serialized_end=379
-  _globals['_WATCHREQUEST']._serialized_start=381
-  _globals['_WATCHREQUEST']._serialized_end=419
-  _globals['_LISTRELEASESREQUEST']._serialized_start=421
-  _globals['_LISTRELEASESREQUEST']._serialized_end=481
-  _globals['_LISTRELEASESREPLY']._serialized_start=483
-  _globals['_LISTRELEASESREPLY']._serialized_end=585
-  _globals['_ROBOTWORD']._serialized_start=587
-  _globals['_ROBOTWORD']._serialized_end=698
-  _globals['_FETCHREQUEST']._serialized_start=700
-  _globals['_FETCHREQUEST']._serialized_end=762
-  _globals['_BLOBCHUNK']._serialized_start=764
-  _globals['_BLOBCHUNK']._serialized_end=821
-  _globals['_ROLLBACKREQUEST']._serialized_start=823
-  _globals['_ROLLBACKREQUEST']._serialized_end=920
-  _globals['_WHYREQUEST']._serialized_start=922
-  _globals['_WHYREQUEST']._serialized_end=984
-  _globals['_WEIGHTSSERVICE']._serialized_start=987
-  _globals['_WEIGHTSSERVICE']._serialized_end=1399
+  _globals['_PUBLISHOPEN']._serialized_start=195
+  _globals['_PUBLISHOPEN']._serialized_end=347
+  _globals['_ORIGIN']._serialized_start=349
+  _globals['_ORIGIN']._serialized_end=392
+  _globals['_IMPORTREPLY']._serialized_start=394
+  _globals['_IMPORTREPLY']._serialized_end=445
+  _globals['_SIGNEDRELEASE']._serialized_start=447
+  _globals['_SIGNEDRELEASE']._serialized_end=514
+  _globals['_WATCHREQUEST']._serialized_start=516
+  _globals['_WATCHREQUEST']._serialized_end=554
+  _globals['_LISTRELEASESREQUEST']._serialized_start=556
+  _globals['_LISTRELEASESREQUEST']._serialized_end=616
+  _globals['_LISTRELEASESREPLY']._serialized_start=618
+  _globals['_LISTRELEASESREPLY']._serialized_end=720
+  _globals['_ROBOTWORD']._serialized_start=722
+  _globals['_ROBOTWORD']._serialized_end=833
+  _globals['_FETCHREQUEST']._serialized_start=835
+  _globals['_FETCHREQUEST']._serialized_end=897
+  _globals['_BLOBCHUNK']._serialized_start=899
+  _globals['_BLOBCHUNK']._serialized_end=956
+  _globals['_ROLLBACKREQUEST']._serialized_start=958
+  _globals['_ROLLBACKREQUEST']._serialized_end=1055
+  _globals['_WHYREQUEST']._serialized_start=1057
+  _globals['_WHYREQUEST']._serialized_end=1119
+  _globals['_WEIGHTSSERVICE']._serialized_start=1122
+  _globals['_WEIGHTSSERVICE']._serialized_end=1599
 # @@protoc_insertion_point(module_scope)

@@ -59,6 +59,7 @@ class PublishOpen(_message.Message):
     VALID_FOR_S_FIELD_NUMBER: _builtins.int
     MANIFEST_SIZE_FIELD_NUMBER: _builtins.int
     OVERRIDE_REASON_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     manifest: _builtins.bytes
     """canonical JSON, gymnast_core.records.manifest"""
     valid_for_s: _builtins.int
@@ -68,6 +69,10 @@ class PublishOpen(_message.Message):
     """admin: offered without a passed gate; why"""
     @_builtins.property
     def robots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def origin(self) -> Global___Origin:
+        """of Import alone"""
+
     def __init__(
         self,
         *,
@@ -76,14 +81,64 @@ class PublishOpen(_message.Message):
         valid_for_s: _builtins.int = ...,
         manifest_size: _builtins.int = ...,
         override_reason: _builtins.str = ...,
+        origin: Global___Origin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "manifest_size", b"manifest_size", "override_reason", b"override_reason", "robots", b"robots", "valid_for_s", b"valid_for_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "manifest_size", b"manifest_size", "origin", b"origin", "override_reason", b"override_reason", "robots", b"robots", "valid_for_s", b"valid_for_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PublishOpen: _TypeAlias = PublishOpen  # noqa: Y015
+
+@_typing.final
+class Origin(_message.Message):
+    """Where an imported checkpoint came from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CARD_SHA256_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """of its folder"""
+    card_sha256: _builtins.str
+    """of its README.md; empty where it has none"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        card_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_sha256", b"card_sha256", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Origin: _TypeAlias = Origin  # noqa: Y015
+
+@_typing.final
+class ImportReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_ID_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    checkpoint_id: _builtins.str
+    known: _builtins.bool
+    """it was here already; what is recorded of it stays"""
+    def __init__(
+        self,
+        *,
+        checkpoint_id: _builtins.str = ...,
+        known: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint_id", b"checkpoint_id", "known", b"known"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportReply: _TypeAlias = ImportReply  # noqa: Y015
 
 @_typing.final
 class SignedRelease(_message.Message):

@@ -59,6 +59,11 @@ class WeightsServiceStub:
                 request_serializer=gymnast_dot_v1_dot_weights__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=gymnast_dot_v1_dot_weights__pb2.SignedRelease.FromString,
                 _registered_method=True)
+        self.Import = channel.stream_unary(
+                '/gymnast.v1.WeightsService/Import',
+                request_serializer=gymnast_dot_v1_dot_weights__pb2.PublishRequest.SerializeToString,
+                response_deserializer=gymnast_dot_v1_dot_weights__pb2.ImportReply.FromString,
+                _registered_method=True)
         self.Why = channel.unary_stream(
                 '/gymnast.v1.WeightsService/Why',
                 request_serializer=gymnast_dot_v1_dot_weights__pb2.WhyRequest.SerializeToString,
@@ -103,6 +108,13 @@ class WeightsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Import(self, request_iterator, context):
+        """Admin: takes in a checkpoint from outside, recorded as such, and offers it to nobody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Why(self, request, context):
         """Where a checkpoint (or another record) comes from: one JSON document, in pieces.
         """
@@ -137,6 +149,11 @@ def add_WeightsServiceServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=gymnast_dot_v1_dot_weights__pb2.RollbackRequest.FromString,
                     response_serializer=gymnast_dot_v1_dot_weights__pb2.SignedRelease.SerializeToString,
+            ),
+            'Import': grpc.stream_unary_rpc_method_handler(
+                    servicer.Import,
+                    request_deserializer=gymnast_dot_v1_dot_weights__pb2.PublishRequest.FromString,
+                    response_serializer=gymnast_dot_v1_dot_weights__pb2.ImportReply.SerializeToString,
             ),
             'Why': grpc.unary_stream_rpc_method_handler(
                     servicer.Why,
@@ -279,6 +296,33 @@ class WeightsService:
             '/gymnast.v1.WeightsService/Rollback',
             gymnast_dot_v1_dot_weights__pb2.RollbackRequest.SerializeToString,
             gymnast_dot_v1_dot_weights__pb2.SignedRelease.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Import(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/gymnast.v1.WeightsService/Import',
+            gymnast_dot_v1_dot_weights__pb2.PublishRequest.SerializeToString,
+            gymnast_dot_v1_dot_weights__pb2.ImportReply.FromString,
             options,
             channel_credentials,
             insecure,

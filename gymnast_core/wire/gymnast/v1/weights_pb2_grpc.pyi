@@ -40,6 +40,8 @@ class WeightsServiceStub:
     """Bytes of a blob, from an offset on."""
     Rollback: _grpc.UnaryUnaryMultiCallable[_weights_pb2.RollbackRequest, _weights_pb2.SignedRelease]
     """Admin: a signed order to go back to an earlier checkpoint."""
+    Import: _grpc.StreamUnaryMultiCallable[_weights_pb2.PublishRequest, _weights_pb2.ImportReply]
+    """Admin: takes in a checkpoint from outside, recorded as such, and offers it to nobody."""
     Why: _grpc.UnaryStreamMultiCallable[_weights_pb2.WhyRequest, _weights_pb2.BlobChunk]
     """Where a checkpoint (or another record) comes from: one JSON document, in pieces."""
 
@@ -55,6 +57,8 @@ class WeightsServiceAsyncStub(WeightsServiceStub):
     """Bytes of a blob, from an offset on."""
     Rollback: _aio.UnaryUnaryMultiCallable[_weights_pb2.RollbackRequest, _weights_pb2.SignedRelease]  # type: ignore[assignment]
     """Admin: a signed order to go back to an earlier checkpoint."""
+    Import: _aio.StreamUnaryMultiCallable[_weights_pb2.PublishRequest, _weights_pb2.ImportReply]  # type: ignore[assignment]
+    """Admin: takes in a checkpoint from outside, recorded as such, and offers it to nobody."""
     Why: _aio.UnaryStreamMultiCallable[_weights_pb2.WhyRequest, _weights_pb2.BlobChunk]  # type: ignore[assignment]
     """Where a checkpoint (or another record) comes from: one JSON document, in pieces."""
 
@@ -97,6 +101,14 @@ class WeightsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_weights_pb2.SignedRelease, _abc.Awaitable[_weights_pb2.SignedRelease]]:
         """Admin: a signed order to go back to an earlier checkpoint."""
+
+    @_abc_1.abstractmethod
+    def Import(
+        self,
+        request_iterator: _MaybeAsyncIterator[_weights_pb2.PublishRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_weights_pb2.ImportReply, _abc.Awaitable[_weights_pb2.ImportReply]]:
+        """Admin: takes in a checkpoint from outside, recorded as such, and offers it to nobody."""
 
     @_abc_1.abstractmethod
     def Why(
