@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cloud_trainer.jobs.desk.datasets import DatasetConfig
 
 KINDS = ("mcap", "worldgym", "bridge_raw", "lerobot", "rlds")
+ACTIONS = ("ee_delta7", "joint", "camera", "text", "none")
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,10 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
         "--lag", type=int, help="steps the stored actions are late (default 0, worldgym 1, bridge_raw by its dates)"
     )
     parser.add_argument(
-        "--actions", choices=("ee_delta", "joint", "text_only"), default="ee_delta", help="what the numbers are"
+        "--actions",
+        choices=ACTIONS,
+        default=ACTIONS[0],
+        help="what the numbers are; text, none: there are none (default %(default)s)",
     )
     parser.add_argument("--camera", metavar="NAME", help="which to read (default the first; bridge_raw: a number)")
     parser.add_argument(

@@ -22,7 +22,7 @@ Subparsers = Any
 
 
 def add_arguments(actions: Subparsers) -> None:
-    """Declare convert, lag, train and rollout."""
+    """Declare convert, show, lag, train and rollout."""
     convert = actions.add_parser("convert", help="a published WorldGym .pt into a checkpoint folder")
     convert.add_argument("source", type=Path, help="the .pt file; read by the restricted unpickler only")
     convert.add_argument("folder", type=Path, help="checkpoint folder to write; must not exist")
@@ -30,6 +30,10 @@ def add_arguments(actions: Subparsers) -> None:
     convert.add_argument("--heads", type=int, default=16, help="attention heads; the file does not say")
     convert.add_argument("--max-frames", type=int, default=20, help="longest window; the file does not say")
     convert.add_argument("--vae", required=True, metavar="FOLDER", help="SD3 AutoencoderKL in diffusers' layout")
+    show = actions.add_parser(
+        "show", help="what a checkpoint takes, how far it was audited, and what it is refused for"
+    )
+    show.add_argument("folder", type=Path, help="checkpoint of a world model")
     lag = actions.add_parser("lag", help="which action moves the picture: the data's convention, measured")
     lag.add_argument("folder", type=Path, help="a dataset")
     lag.add_argument("--tolerance", type=int, default=0, help="systematic lags up to this are accepted (default 0)")
@@ -50,7 +54,7 @@ def add_arguments(actions: Subparsers) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do one of them."""
-    actions = {"convert": _convert, "lag": _lag, "train": _train, "rollout": _rollout}
+    actions = {"convert": _convert, "lag": _lag, "train": _train, "rollout": _rollout, "show": _show}
     return actions[args.action](args, console)
 
 
@@ -62,6 +66,24 @@ def _convert(args: argparse.Namespace, console: Console) -> int:
     )
     found = {"id": manifest.id, "folder": str(args.folder), "bytes": manifest.weights_bytes, **manifest.lineage}
     emit(args, console, found, f"{manifest.id} from the {manifest.lineage['entry']} weights in {args.folder}")
+    return 0
+
+
+def _show(args: argparse.Namespace, console: Console) -> int:
+    from rich.table import Table
+
+    from cloud_trainer.jobs.desk.worlds import shown
+
+    found = shown(args.folder)
+    table = Table(title=found["id"], show_header=False)
+    for name, value in found.items():
+        if isinstance(value, dict):
+            value = "\n".join(f"{key}: {part}" for key, part in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(value)
+        if name != "id":
+            table.add_row(name.replace("_", " "), "–" if value in (None, "") else str(value))
+    emit(args, console, found, table)
     return 0
 
 

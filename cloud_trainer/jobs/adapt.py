@@ -14,7 +14,7 @@ import torch
 from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.forgetting import ForgettingCheck
 from cloud_trainer.jobs.gates import Passed, require_gates, starts_within
-from cloud_trainer.jobs.job import Job, load_episodes, practice_steps
+from cloud_trainer.jobs.job import Job, load_episodes, practice_steps, require_audited
 from cloud_trainer.jobs.practice import clips_for, frame_sizes, grpo_config, lineage_of, practice_judge, result_of
 from cloud_trainer.jobs.reinforce import at_hand, at_most, judge_maker, novel_beginnings, reinforce
 from cloud_trainer.jobs.scene import SceneEpisodes, check_scene, divide, scene_gates
@@ -63,6 +63,8 @@ def adapt(job: Job[AdaptSpec], *, clock: Callable[[], float] = time.monotonic) -
     chosen = divide(episodes, robot=spec.robot, scene=spec.scene, instruction=spec.instruction, checked=spec.checked)
     judge = practice_judge(config, job.checkpoints["judge"], job.folder)
     gates = scene_gates(config, calibrated_bounds(job.checkpoints["world_model"], "adapt"))
+    if gates.check:
+        require_audited(chosen.mine, config.dream.episode_steps)
     there, passed = check_scene(home, judge, chosen, gates, job.folder, seed=spec.seed, progress=job.progress)
     if gates.check:
         require_gates(passed, gates)

@@ -80,6 +80,20 @@ def by_people(episodes: Sequence[Episode]) -> list[Episode]:
     return [episode for episode in episodes if not judge_in(episode.labelled_by)]
 
 
+def require_audited(held_out: Sequence[Episode], asked: int | None) -> None:
+    """Refuse dreams that are longer than any episode which the world model is audited on.
+
+    Raises:
+        ConfigError: they are; carries both lengths.
+    """
+    longest = max((episode.steps for episode in held_out), default=0)
+    if asked is not None and asked > longest:
+        raise ConfigError(
+            f"dream.episode_steps {asked} is beyond the {longest} steps of the longest held-out episode: no audit sees "
+            f"so far. Ask for at most {longest}, or record and label longer episodes"
+        )
+
+
 def practice_steps(episodes: Sequence[Episode], asked: int | None) -> int:
     """Return how long a dream to practise in lasts: what was asked for, else what most episodes last.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.gates import Passed, gates_of, pass_gates, starts_within
-from cloud_trainer.jobs.job import Job, by_people, load_episodes, practice_steps
+from cloud_trainer.jobs.job import Job, by_people, load_episodes, practice_steps, require_audited
 from cloud_trainer.jobs.refine import promoted_world_model, refined_judge
 from cloud_trainer.jobs.sight import sight_gate
 from cloud_trainer.jobs.splits import split
@@ -78,7 +78,7 @@ def trusted_dream(job: Job[RefiningSpec]) -> Dream:
 
     Raises:
         NotTrustedError: the audit is out of bounds, or the judge's precision is not proven.
-        ConfigError: too few labelled episodes.
+        ConfigError: too few labelled episodes, or dreams longer than any of them.
         CancelledError: asked to stop.
     """
     config = job.spec.config
@@ -90,6 +90,8 @@ def trusted_dream(job: Job[RefiningSpec]) -> Dream:
     steps, episodes = practice_steps(loaded, config.dream.episode_steps), split(loaded)
     del loaded  # or its frames would be held twice
     episodes["audit"] = by_people(episodes["audit"])
+    if config.check:
+        require_audited(episodes["audit"], config.dream.episode_steps)
     parts: dict[str, Clips] = {}
     for name in episodes:  # one part after the other lets go of its frames as they were read
         parts[name] = clips_for(episodes[name], name, home.image_size)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cloud_trainer.store.tenants import CHECKPOINTS, DEFAULT_TENANT, PerTenant, tenant_folder
+from cloud_trainer.world_model.capabilities import ActionKind, declared_by
 from gymnast_core.errors import CheckpointError, ConfigError
-from gymnast_core.records.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, read_checkpoint
+from gymnast_core.records.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, read_checkpoint, read_manifest
 
 
 class Shelf:
@@ -78,15 +79,15 @@ class Shelf:
         return checkpoint_id in self.ids(kind)
 
     def newest(self, kind: str) -> Path:
-        """Return the checkpoint of a kind that was added last.
+        """Return the checkpoint of a kind that was added last; of world models one in which an arm can be commanded.
 
         Raises:
             CheckpointError: there is none.
         """
-        found = self.ids(kind)
-        if not found:
-            raise CheckpointError(f"the trainer has no {kind} yet; start it with --import")
-        return self._folder / found[0]
+        for folder in (self._folder / name for name in self.ids(kind)):
+            if kind != "world_model" or ActionKind.EE_DELTA7 in declared_by(read_manifest(folder)).actions:
+                return folder
+        raise CheckpointError(f"the trainer has no {kind} yet; start it with --import")
 
     def can_replay(self, policy: str) -> bool:
         """Whether evaluations of this policy can be dreamt again: it, a world model and a judge are here."""

@@ -8,9 +8,11 @@ from typing import Any
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.tenants import PerTenant
+from cloud_trainer.world_model.capabilities import declared_by, require_practice
 from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.attempts import is_first_attempt
 from gymnast_core.jobs import JobSpec, spec_of
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 
 CHECKPOINTS = {
@@ -40,7 +42,8 @@ def check_submission(
 
     Raises:
         NotFoundError: a checkpoint or an episode is not here; the message names it.
-        ConfigError: the kind is unknown, a setting does not exist or is not allowed, or an episode is a later attempt.
+        ConfigError: the kind is unknown, a setting does not exist or is not allowed, or an episode is a later attempt;
+            or the world model takes no actions, or cannot be seeded.
         NotPermittedError: the configuration reaches out of the trainer in a way that was not allowed.
     """
     asked = spec_of(kind, spec)
@@ -52,6 +55,8 @@ def check_submission(
                 f"{role} {name[:80]!r}: this trainer has no such {made.replace('_', ' ')}; it has "
                 f"{', '.join(shelf.ids(made)) or 'none'} (more: gymnast serve --import FOLDER)"
             )
+        if name and made == "world_model":
+            require_practice(declared_by(read_manifest(shelf.path(name))), name)
     catalogue = episodes_of(tenant)
     named = {name: catalogue.find(name) for name in asked.named_episodes}
     if missing := [name for name, row in named.items() if row is None]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from cloud_trainer.world_model.capabilities import capabilities_of, require_horizon, require_practice
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.compact.env import CompactWorldModelEnv
 from cloud_trainer.world_model.compact.model import CompactWorldModel
@@ -44,8 +45,12 @@ def imagined_envs(
 
     Raises:
         CheckpointError: no world model, or altered.
-        ConfigError: no episodes that reach start_step, or of several image sizes, or no step is left.
+        ConfigError: no episodes that reach start_step, or of several image sizes, or no step is left; or the world
+            model takes no actions, cannot be seeded, or was not audited for so many steps.
     """
+    able, model = capabilities_of(checkpoint), read_manifest(checkpoint).id
+    require_practice(able, model)
+    require_horizon(able, model, max_steps, "max_steps")
     episodes = [one for one in episodes if one.steps > start_step]
     if not episodes or not 0 <= start_step < max_steps:
         raise ConfigError(f"{len(episodes)} episodes go on after step {start_step}, and dreams end at step {max_steps}")

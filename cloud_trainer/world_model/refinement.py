@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
+from cloud_trainer.world_model.capabilities import declared_by
 from cloud_trainer.world_model.compact import model as compact_model
 from cloud_trainer.world_model.compact.data import Clips, clips_of
 from cloud_trainer.world_model.compact.model import CompactWorldModel
@@ -103,7 +104,8 @@ def _refine_dit(parent: Path, episodes: Sequence[Episode], how: Refinement, out:
     mixture = MixtureConfig(
         frames=min(LONGEST_CLIP, loaded.model.config.max_frames), proportions={Origin.ON_POLICY: 1.0}, seed=how.seed
     )
-    stream = ClipStream([MemorySource(SourceInfo("job", origin=Origin.ON_POLICY), episodes)], mixture)
+    source = MemorySource(SourceInfo("job", origin=Origin.ON_POLICY), episodes)
+    stream = ClipStream([source], mixture, layout=loaded.model.config.layout)
     config = TrainConfig(
         learning_rate=how.learning_rate, objective=loaded.objective.name, bf16=how.device.type == "cuda",
         seed=how.seed, save_every=200, report_every=TELL_EVERY,
@@ -120,7 +122,10 @@ def _refine_dit(parent: Path, episodes: Sequence[Episode], how: Refinement, out:
     if trainer.step < how.iterations:
         raise CancelledError(f"refinement cancelled after {trainer.step} of {how.iterations} iterations")
     lineage = {"episodes": [episode.episode_id for episode in episodes], "stream": stream.fingerprint}
-    trainer.export(out, codec_config=loaded.codec_config, parents=(loaded.manifest.id,), lineage=lineage)
+    trainer.export(
+        out, codec_config=loaded.codec_config, parents=(loaded.manifest.id,), lineage=lineage,
+        before=declared_by(loaded.manifest),
+    )  # fmt: skip
 
 
 class _Trainer(Protocol):

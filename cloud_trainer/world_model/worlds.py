@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 
 from cloud_trainer.world_model.audit.cases import EnvDreamer, dit_dreamer
+from cloud_trainer.world_model.capabilities import declared_by, require_practice, require_rollouts
 from cloud_trainer.world_model.compact import model as compact_model
 from cloud_trainer.world_model.compact.data import Clips, clips_of, median_background, starts_of
 from cloud_trainer.world_model.compact.env import CompactWorldModelEnv
@@ -177,14 +178,23 @@ _WORLDS: dict[str, type[CompactWorld] | type[DiTWorld]] = {
 }
 
 
-def load_world(folder: Path, config: DreamConfig | None = None) -> World:
-    """Read a world model checkpoint, whichever architecture it is.
+def load_world(folder: Path, config: DreamConfig | None = None, *, seeded: bool = True) -> World:
+    """Read a world model checkpoint to command an arm in it, whichever architecture it is.
+
+    Args:
+        folder: of the checkpoint.
+        config: how a DiT dreams.
+        seeded: what is dreamt must be had again: to practise in it, and to measure it or a judge.
 
     Raises:
         CheckpointError: no world model, altered, or of an unknown architecture.
-        ConfigError: a package adds the architecture, but it cannot be imported.
+        ConfigError: it declares that it takes no actions of the arm, or cannot be seeded; or a package adds the
+            architecture, but it cannot be imported.
     """
-    architecture = read_manifest(folder).architecture
+    manifest = read_manifest(folder)
+    architecture = manifest.architecture
+    if manifest.kind == "world_model":
+        (require_practice if seeded else require_rollouts)(declared_by(manifest), manifest.id)
     if architecture in _WORLDS:
         return _WORLDS[architecture].load(folder, config)
     if architecture not in (others := installed(WORLD_MODELS)):

@@ -12,12 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
+from cloud_trainer.world_model.capabilities import ActionKind
 from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource
 from cloud_trainer.world_model.data.check import check
 from cloud_trainer.world_model.data.described import DatasetConfig, build_source
 from cloud_trainer.world_model.data.lag import ConventionError
 from cloud_trainer.world_model.data.lerobot import LeRobotSource
-from cloud_trainer.world_model.data.source import ActionKind, MemorySource, SchemaError, SourceInfo, iterate
+from cloud_trainer.world_model.data.source import MemorySource, SchemaError, SourceInfo, iterate
 from cloud_trainer.world_model.data.units import UnitsError
 from gymnast_cli.main import main
 from gymnast_core.errors import ConfigError, CorruptError
@@ -146,12 +147,12 @@ def test_scripted_actions_of_other_widths_are_named(tmp_path: Path) -> None:
     place = bridge_trajectory(tmp_path, LATE, 0, lag=0)
     rows = [{"actions": np.zeros(5)} for _ in range(20)]
     (place / "policy_out.pkl").write_bytes(pickle.dumps(rows, protocol=4))
-    with pytest.raises(SchemaError, match=r"7 numbers but stores 5.*text_only"):
+    with pytest.raises(SchemaError, match=r"7 numbers but stores 5.*--actions none"):
         BridgeRawSource(tmp_path).episode(0)
     (place / "policy_out.pkl").write_bytes(pickle.dumps([{"delta_robot_transform": 1}] * 20, protocol=4))
-    with pytest.raises(CorruptError, match=r"20 of 20 entries .*they have \['delta_robot_transform'\].*text_only"):
+    with pytest.raises(CorruptError, match=r"20 of 20 entries .*they have \['delta_robot_transform'\].*--actions none"):
         BridgeRawSource(tmp_path).episode(0)
-    blind = BridgeRawSource(tmp_path, SourceInfo("b", actions=ActionKind.TEXT_ONLY)).episode(0)
+    blind = BridgeRawSource(tmp_path, SourceInfo("b", actions=ActionKind.NONE)).episode(0)
     assert not blind.actions_TA.any()
 
 
@@ -202,13 +203,13 @@ def test_eight_numbers_are_read_by_their_names_or_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("names", "action", "kind", "said"),
     [
-        (["x", "y", "z", "roll_deg", "pitch_deg", "yaw_deg", "gripper"], None, "ee_delta", "roll_deg.*metres, radians"),
-        (["shoulder_pan.pos", "b", "c", "d", "e", "f", "g"], None, "ee_delta", "shoulder_pan.*declare --actions joint"),
+        (["x", "y", "z", "roll_deg", "pitch_deg", "yaw_deg", "gripper"], None, "ee_delta7", "roll_deg.*metres"),
+        (["shoulder_pan.pos", "b", "c", "d", "e", "f", "g"], None, "ee_delta7", "shoulder_pan.*--actions joint"),
         (["x", "y", "z", "roll", "pitch", "yaw", "gripper"], None, "joint", "declare --actions ee_delta"),
-        (None, [0.0, 0.0, 0.0, 3.0, -2.5, 4.0, 1.0], "ee_delta", r"a rotation of 4 rad a step .*at most 0\.25 rad"),
-        (None, [0.3, 0.0, 0.2, 0.0, 0.0, 0.0, 1.0], "ee_delta", r"a translation of 0\.3 m a step"),
-        (None, [0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 87.0], "ee_delta", r"a gripper from 0 to 87; 0 \(closed\) to 1"),
-        (None, [0.01, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0], "ee_delta", r"a gripper from -1 to 0"),
+        (None, [0.0, 0.0, 0.0, 3.0, -2.5, 4.0, 1.0], "ee_delta7", r"a rotation of 4 rad a step .*at most 0\.25 rad"),
+        (None, [0.3, 0.0, 0.2, 0.0, 0.0, 0.0, 1.0], "ee_delta7", r"a translation of 0\.3 m a step"),
+        (None, [0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 87.0], "ee_delta7", r"a gripper from 0 to 87; 0 \(closed\) to 1"),
+        (None, [0.01, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0], "ee_delta7", r"a gripper from -1 to 0"),
         (None, [0.0, -95.0, 80.0, 20.0, 0.0, 0.0, 1.0], "joint", r"joints up to 95\.0; .*degrees or ticks"),
     ],
 )  # fmt: skip
@@ -217,7 +218,7 @@ def test_units_that_are_not_ours_are_refused(tmp_path: Path, names: Any, action:
     reshaped(folder, named("action", names or [], 7))
     with pytest.raises(UnitsError, match=f"dataset lr.*{said}"):
         LeRobotSource(folder, SourceInfo("lr", actions=ActionKind(kind))).episode(0)
-    assert not LeRobotSource(folder, SourceInfo("lr", actions=ActionKind.TEXT_ONLY)).episode(0).actions_TA.any()
+    assert not LeRobotSource(folder, SourceInfo("lr", actions=ActionKind.NONE)).episode(0).actions_TA.any()
 
 
 def test_states_in_degrees_and_grippers_in_metres_are_refused(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from cloud_trainer.world_model.capabilities import ActionKind
 from cloud_trainer.world_model.data.mixture import Clip, ClipStream, MixtureConfig, stack_clips
-from cloud_trainer.world_model.data.source import ActionKind, MemorySource, Origin, SourceInfo
+from cloud_trainer.world_model.data.source import MemorySource, Origin, SourceInfo
 from cloud_trainer.world_model.dit.actions import frame_conditions
 from gymnast_core.errors import ConfigError
 from tests.world_model.tiny import tiny_episode
@@ -88,8 +89,8 @@ def test_short_episodes_stand_still_at_first() -> None:
     np.testing.assert_array_equal(clip.conditions_FC[3:], frame_conditions(episode.actions_TA)[1:])
 
 
-def test_text_only_data_is_trained_under_the_null_action() -> None:
-    source = MemorySource(SourceInfo("video", actions=ActionKind.TEXT_ONLY), [tiny_episode()])
+def test_video_without_actions_is_trained_under_the_null_action() -> None:
+    source = MemorySource(SourceInfo("video", actions=ActionKind.NONE), [tiny_episode()])
     clip = ClipStream([source], MixtureConfig(frames=3)).next_clips(1)[0]
     np.testing.assert_array_equal(clip.conditions_FC, np.eye(10, dtype=np.float32)[[9, 9, 9]])
 

@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
+from cloud_trainer.world_model.capabilities import ActionKind
 from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource
 from cloud_trainer.world_model.data.check import check
 from cloud_trainer.world_model.data.lag import ConventionError, LagReport, LagTally
 from cloud_trainer.world_model.data.lerobot import LeRobotSource
 from cloud_trainer.world_model.data.mcap import McapSource
 from cloud_trainer.world_model.data.source import (
-    ActionKind,
     MemorySource,
     Origin,
     SchemaError,
@@ -334,7 +334,7 @@ def test_lerobot_refuses_other_versions_and_undeclared_schemas(tmp_path: Path) -
     wide = lerobot_folder(tmp_path / "wide", width=14)
     with pytest.raises(SchemaError, match=r"dataset aloha: action has 14 columns; 7 are read .*--action 0-5,13"):
         LeRobotSource(wide, SourceInfo("aloha")).episode(0)
-    video = LeRobotSource(wide, SourceInfo("aloha", actions=ActionKind.TEXT_ONLY)).episode(0)
+    video = LeRobotSource(wide, SourceInfo("aloha", actions=ActionKind.NONE)).episode(0)
     assert not video.actions_TA.any()
 
 

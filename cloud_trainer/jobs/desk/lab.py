@@ -68,7 +68,7 @@ def calibrate_bounds(
         stage: see Stage.
 
     Returns:
-        {world_model, judge, episodes, gates, file}.
+        {world_model, judge, episodes, horizon, gates, file}.
 
     Raises:
         ConfigError: too few episodes, or some that the models learned from.
@@ -84,7 +84,11 @@ def calibrate_bounds(
     for gate in GATES:
         with stage(f"calibrate {gate}"):
             gates[gate] = calibrate_gate(gate, cases, reward, tracker, seed=seed)
-    found = {"world_model": world.version, "judge": reward.version, "episodes": len(held_out), "gates": gates}
+    horizon = max(episode.steps for episode in held_out)
+    found = {
+        "world_model": world.version, "judge": reward.version, "episodes": len(held_out), "horizon": horizon,
+        "gates": gates,
+    }  # fmt: skip
     return {**found, "file": str(write_bounds(world_model, found))}
 
 
@@ -180,7 +184,7 @@ def film_rollout(episode: Episode, world_model: Path, out: Path, *, steps: int, 
     Returns:
         PSNR of every imagined step, in decibels.
     """
-    dreamer = load_world(world_model, DreamConfig(steps=steps)).dreamer()
+    dreamer = load_world(world_model, DreamConfig(steps=steps), seeded=False).dreamer()
     (case,) = imagine_cases(dreamer, [episode], draws=1, start=start, seed=seed, flip_gripper=False)
     write_video(out, side_by_side(case.real_FHWC, case.imagined_KFHWC[0]))
     by_step: list[float] = psnr(case.real_FHWC, case.imagined_KFHWC[0])[start + 1 :].tolist()

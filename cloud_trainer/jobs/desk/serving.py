@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cloud_trainer.world_model.capabilities import capabilities_of, require_horizon
 from cloud_trainer.world_model.serving.app import create_app
 from cloud_trainer.world_model.serving.predictor import PredictLimits, Predictor
 from cloud_trainer.world_model.worlds import load_world
@@ -42,6 +43,7 @@ def served_world(
     Raises:
         ConfigError: the network would be served without TLS or without a token, or the token file holds none.
         ConfigError: the identity folder holds no server's certificate.
+        ConfigError: the model takes no actions, cannot be seeded, or was not audited for so many steps.
         CheckpointError: no world model.
     """
     host = plain_host(host)
@@ -54,5 +56,6 @@ def served_world(
         )
     secret = "" if token is None else read_token(token)
     world = load_world(folder, dream)
+    require_horizon(capabilities_of(folder), world.version, limits.horizon, "--horizon")
     app = create_app(Predictor(world, limits, WIDOWX_250S), secret)
     return PageServer(app, host=host, port=port, identity=identity), world.version

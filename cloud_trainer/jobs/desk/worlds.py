@@ -8,13 +8,39 @@ from typing import Any
 
 from cloud_trainer.jobs.desk.datasets import open_dataset
 from cloud_trainer.jobs.desk.lab import film_rollout
+from cloud_trainer.world_model.capabilities import (
+    CAPABILITIES,
+    capabilities_of,
+    require_practice,
+    require_rollouts,
+)
 from cloud_trainer.world_model.data.described import DatasetConfig
 from cloud_trainer.world_model.dit.codec import CodecConfig
 from cloud_trainer.world_model.dit.convert import convert_pt
 from cloud_trainer.world_model.dit.run_config import read_run
 from cloud_trainer.world_model.dit.train import run
 from gymnast_core.errors import ConfigError
-from gymnast_core.records.manifest import Manifest
+from gymnast_core.records.manifest import Manifest, read_manifest
+
+
+def shown(folder: Path) -> dict[str, Any]:
+    """Return what a world model's checkpoint is and declares, as JSON values.
+
+    Raises:
+        CheckpointError: no world model.
+    """
+    manifest, able = read_manifest(folder), capabilities_of(folder)
+    about = {
+        "id": manifest.id, "architecture": manifest.architecture, "bytes": manifest.weights_bytes,
+        "parents": list(manifest.parents), "declared": CAPABILITIES in manifest.config,
+    }  # fmt: skip
+    refused: dict[str, str] = {}
+    for use, require in (("rollouts", require_rollouts), ("practice", require_practice)):
+        try:
+            require(able, manifest.id)
+        except ConfigError as refusal:
+            refused[use] = str(refusal)
+    return {**about, **able.model_dump(mode="json"), "refused": refused}
 
 
 def convert_world_model(source: Path, folder: Path, *, rope: str, vae: str, heads: int, max_frames: int) -> Manifest:

@@ -11,11 +11,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from cloud_trainer.world_model.capabilities import ActionKind, Capabilities, beside, declaration
 from cloud_trainer.world_model.compact.network import CompactWorldModelConfig, CompactWorldNetwork
 from cloud_trainer.world_model.compact.precision import mixed_precision
 from gymnast_core.errors import CheckpointError
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
-from gymnast_core.types import ByteArray, FloatArray, IntArray
+from gymnast_core.types import ACTION_DIM, ByteArray, FloatArray, IntArray
 
 ARCHITECTURE = "compact_world_model"
 BACKGROUND = "background"
@@ -45,6 +46,13 @@ class CompactWorldModel:
     def version(self) -> str:
         """Id of the checkpoint, "unsaved" before the first save."""
         return self._version
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it declares: the arm's actions, after the episode's first frame and the one now."""
+        return Capabilities(
+            actions={ActionKind.EE_DELTA7: ACTION_DIM}, image_size=self.config.image_size, context_frames=2
+        )
 
     def to_input(self, frames_BHWC: ByteArray) -> Tensor:
         """Frames (B, H, W, 3) uint8 -> differences from the background (B, 3, H, W) float32."""
@@ -116,7 +124,7 @@ class CompactWorldModel:
         """Write an immutable checkpoint folder, weights in bfloat16; this object takes its id, not its rounding."""
         tensors = {k: v.to(torch.bfloat16).contiguous() for k, v in self.network.state_dict().items()}
         tensors[BACKGROUND] = torch.from_numpy(self.background)
-        config = asdict(self.config)
+        config = asdict(self.config) | declaration(self.capabilities)
         manifest = write_checkpoint(
             folder,
             safetensors.torch.save(tensors),
@@ -137,7 +145,10 @@ class CompactWorldModel:
             CheckpointError: altered, of another kind, or with tensors that do not fit its configuration.
         """
         manifest, weights = read_checkpoint(folder, kind="world_model", architecture=ARCHITECTURE)
-        fields = {**manifest.config, **{name: tuple(manifest.config[name]) for name in ("widths", "camera_matrix")}}
+        fields = {
+            **beside(manifest.config),
+            **{name: tuple(manifest.config[name]) for name in ("widths", "camera_matrix")},
+        }
         if sampling_steps is not None:
             fields["sampling_steps"] = sampling_steps
         network = CompactWorldNetwork(CompactWorldModelConfig(**fields))

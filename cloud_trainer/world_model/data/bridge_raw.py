@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cloud_trainer.world_model.data.files import walk
-from cloud_trainer.world_model.data.source import ActionKind, SourceInfo, actions_of, reading, shifted
+from cloud_trainer.world_model.data.source import SourceInfo, actions_of, reading, shifted
 from cloud_trainer.world_model.data.units import check_sizes
 from cloud_trainer.world_model.data.video import read_picture
 from cloud_trainer.world_model.dit.restricted_unpickler import load_pickle
@@ -129,7 +129,7 @@ def _holds_part(folders: list[str], files: list[str]) -> bool:
 
 def _actions(content: object, folder: Path, info: SourceInfo) -> FloatArray:
     """policy_out.pkl is a list of dicts with "actions", in older data a list of arrays."""
-    if info.actions is ActionKind.TEXT_ONLY and isinstance(content, list):
+    if not info.actions.has_numbers and isinstance(content, list):
         return np.zeros((len(content), 0), np.float32)
     if not isinstance(content, list) or not content:
         raise CorruptError(f"{folder}/policy_out.pkl holds no list of actions")
@@ -139,7 +139,7 @@ def _actions(content: object, folder: Path, info: SourceInfo) -> FloatArray:
         keys = sorted({str(key) for row in content if isinstance(row, dict) for key in row})
         raise CorruptError(
             f'{folder}/policy_out.pkl: {len(rows) - len(vectors)} of {len(rows)} entries have no vector "actions"'
-            f"{f', they have {keys}' if keys else ''}; --actions text_only reads the pictures alone"
+            f"{f', they have {keys}' if keys else ''}; --actions none reads the pictures alone"
         )
     if len({len(vector) for vector in vectors}) > 1:
         raise CorruptError(f"{folder}/policy_out.pkl has actions of {sorted({len(v) for v in vectors})} numbers")

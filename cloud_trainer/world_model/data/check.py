@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cloud_trainer.world_model.data.lag import ConventionError, LagReport, LagTally
-from cloud_trainer.world_model.data.source import ActionKind, EpisodeSource, SchemaError, SelectedSource
+from cloud_trainer.world_model.data.source import EpisodeSource, SchemaError, SelectedSource
 from cloud_trainer.world_model.data.units import UnitsError
 from gymnast_core.errors import CorruptError, GymnastError
 from gymnast_core.types import Episode
@@ -104,7 +104,7 @@ def check(
     tallies: dict[str, LagTally] = {}
     counts: dict[str, int] = {}
     first: Episode | None = None
-    measure = measure and source.info.actions is not ActionKind.TEXT_ONLY
+    measure = measure and source.info.actions.has_numbers
     for index in range(len(source)):
         try:
             episode = source.episode(index)

@@ -7,12 +7,13 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
+from cloud_trainer.world_model.capabilities import ActionKind
 from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource
 from cloud_trainer.world_model.data.files import below
 from cloud_trainer.world_model.data.lerobot import LeRobotSource
 from cloud_trainer.world_model.data.mcap import McapSource
 from cloud_trainer.world_model.data.rlds import RldsSource
-from cloud_trainer.world_model.data.source import ActionKind, EpisodeSource, Origin, SourceInfo
+from cloud_trainer.world_model.data.source import EpisodeSource, Origin, SourceInfo
 from cloud_trainer.world_model.data.worldgym import MEASURED_LAG, WorldGymSource
 from gymnast_core.errors import ConfigError
 from gymnast_core.extensions import DATASETS, extension, installed
@@ -38,7 +39,7 @@ class DatasetConfig(Settings):
     """In errors and in a checkpoint's lineage; empty is the folder's."""
     size: Count | None = None
     """Side that frames are resized to."""
-    actions: Annotated[ActionKind, Field(strict=False)] = ActionKind.EE_DELTA
+    actions: Annotated[ActionKind, Field(strict=False)] = ActionKind.EE_DELTA7
     """How it writes actions."""
     origin: Annotated[Origin, Field(strict=False)] = Origin.EXPERT
     """Who acted."""

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from blake3 import blake3
 
+from cloud_trainer.world_model.capabilities import ActionKind
 from cloud_trainer.world_model.data import lerobot_own
 from cloud_trainer.world_model.data.described import DatasetConfig, build_source
 from cloud_trainer.world_model.data.export.layout import Kept
@@ -75,12 +76,17 @@ class Incoming:
         """Open a dataset.
 
         Raises:
-            ConfigError: something is said of episodes that say it themselves.
+            ConfigError: something is said of episodes that say it themselves, or the actions are a camera's.
         """
         if config.kind == "mcap":
             if (config.size, config.camera, config.lag) != (None, None, None):
                 raise ConfigError("episode files go in as they are: --size, --camera and --lag mean nothing")
             return Incoming.of_files(below(Path(config.folder), ".mcap"), said)
+        if config.actions is ActionKind.CAMERA:
+            raise ConfigError(
+                f"dataset {config.title}: an episode holds an arm's actions, and a camera's motion is none; train from "
+                "the dataset itself (run.json), or import its video alone with --actions none"
+            )
         source = build_source(config)
         read_as = config.model_dump_json(
             include={"size", "actions", "lag", "camera", "state", "action", "fps"}, exclude_defaults=True

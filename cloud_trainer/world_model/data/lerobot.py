@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from cloud_trainer.world_model.capabilities import ActionKind
 from cloud_trainer.world_model.data.lerobot_columns import Columns, choose, gripper_bounds
 from cloud_trainer.world_model.data.lerobot_frames import LeRobotFrames
 from cloud_trainer.world_model.data.parquet import ParquetRows, read_table
 from cloud_trainer.world_model.data.source import (
-    ActionKind,
     SourceInfo,
     actions_of,
     at_control_rate,
@@ -32,7 +32,7 @@ from cloud_trainer.world_model.data.source import (
 )
 from cloud_trainer.world_model.data.units import UnitsError, check_joints, check_poses, check_sizes
 from gymnast_core.errors import CorruptError
-from gymnast_core.types import Episode, FloatArray
+from gymnast_core.types import ACTION_DIM, Episode, FloatArray
 
 _VERSION = "v3"
 OWN = "gymnast/episode"
@@ -136,18 +136,18 @@ class LeRobotSource:
 
         Raises:
             SchemaError: not found, or statistics contradict the units.
-            CorruptError: no actions in a dataset that is not declared text_only.
+            CorruptError: no actions in a dataset that is not declared to have none.
         """
-        if self.info.actions is ActionKind.TEXT_ONLY:
+        if not self.info.actions.has_numbers:
             return None
         found = choose(self.meta["features"], self.info, "action", "action", self.action)
         if found is None:
-            raise CorruptError(f"dataset {self.info.name} has no actions; declare it with --actions text_only")
-        bounds = gripper_bounds(self._statistics, found)
+            raise CorruptError(f"dataset {self.info.name} has no actions; declare it with --actions none")
+        bounds = gripper_bounds(self._statistics, found) if len(found.indices) == ACTION_DIM else None
         if bounds is not None and bounds[1] - bounds[0] > 0.005 and max(map(abs, bounds)) < 0.2:
             raise UnitsError(
                 f"dataset {self.info.name}: the gripper of {found.feature} never leaves {bounds[0]:g}..{bounds[1]:g} "
-                "in meta/stats.json; metres? 0 (closed) to 1 (open) is read: convert it, or --actions text_only"
+                "in meta/stats.json; metres? 0 (closed) to 1 (open) is read: convert it, or --actions none"
             )
         return found
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cloud_trainer.world_model.data.source import ActionKind, SchemaError, SourceInfo
+from cloud_trainer.world_model.capabilities import CAMERA_DIM, ActionKind
+from cloud_trainer.world_model.data.source import SchemaError, SourceInfo
 from cloud_trainer.world_model.data.units import check_names
 from gymnast_core.types import FloatArray
 
@@ -22,7 +23,7 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 @dataclass(frozen=True)
 class Columns:
-    """Where seven numbers of a frame are found.
+    """Where seven numbers of a frame are found, or six of a moving camera's.
 
     Attributes:
         feature: key of the dataset.
@@ -35,7 +36,7 @@ class Columns:
     names: tuple[str, ...] = ()
 
     def of(self, stored_TD: FloatArray) -> FloatArray:
-        """(T, 7) of the (T, D) numbers stored."""
+        """(T, 7), or (T, 6), of the (T, D) numbers stored."""
         return stored_TD[:, list(self.indices)]
 
 
@@ -55,8 +56,10 @@ def choose(
         SchemaError: there is no such feature or column, or the width is not 7 and names do not help.
         UnitsError: names contradict the units.
     """
-    if declared == NONE:
+    camera = info.actions is ActionKind.CAMERA
+    if declared == NONE or (camera and option == "state"):
         return None
+    wanted_names = POSE[:CAMERA_DIM] if camera else POSE
     feature, wanted = _split(declared, features, default)
     if feature not in features:
         if declared is None:
@@ -64,14 +67,19 @@ def choose(
         numeric = [key for key, found in features.items() if found.get("dtype") not in ("video", "image", "string")]
         raise SchemaError(f"dataset {info.name} has no feature {feature!r} for --{option}; it has {numeric}")
     width, names = _width(features[feature]), _names(features[feature])
-    indices = _declared(info, option, wanted, names, width) if wanted else _by_name(names, width)
+    indices = (
+        _declared(info, option, wanted, names, width, len(wanted_names))
+        if wanted
+        else _by_name(names, width, wanted_names)
+    )
     if indices is None:
-        if info.actions is ActionKind.TEXT_ONLY:
+        if not info.actions.has_numbers:
             return None
         raise SchemaError(
-            f"dataset {info.name}: {feature} has {width} columns{f' {list(names)}' if names else ''}; 7 are read "
-            f"(x y z roll pitch yaw gripper, or joints and gripper). Declare them by name or number, as in "
-            f"--{option} 0-5,{width - 1}, or {f'--{option} {NONE}' if option == 'state' else '--actions text_only'}"
+            f"dataset {info.name}: {feature} has {width} columns{f' {list(names)}' if names else ''}; "
+            f"{len(wanted_names)} are read ({' '.join(wanted_names)}{'' if camera else ', or joints and gripper'}). "
+            "Declare them by name or number, as in "
+            f"--{option} 0-5,{width - 1}, or {f'--{option} {NONE}' if option == 'state' else '--actions none'}"
         )
     chosen = tuple(names[index] for index in indices) if names else ()
     check_names(info, feature, chosen)
@@ -88,7 +96,9 @@ def _split(declared: str | None, features: Mapping[str, object], default: str) -
     return (declared, "") if declared in features or "." in declared else (default, declared)
 
 
-def _declared(info: SourceInfo, option: str, wanted: str, names: tuple[str, ...], width: int) -> tuple[int, ...]:
+def _declared(
+    info: SourceInfo, option: str, wanted: str, names: tuple[str, ...], width: int, needed: int
+) -> tuple[int, ...]:
     indices: list[int] = []
     for word in (word.strip() for word in wanted.split(",")):
         if word in names:
@@ -97,19 +107,19 @@ def _declared(info: SourceInfo, option: str, wanted: str, names: tuple[str, ...]
             indices.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
         else:
             raise SchemaError(f"dataset {info.name}: --{option} {word!r} is none of the columns {list(names) or width}")
-    if len(indices) != len(POSE) or max(indices) >= width:
+    if len(indices) != needed or max(indices) >= width:
         raise SchemaError(
-            f"dataset {info.name}: --{option} {wanted} is {len(indices)} columns of 0..{width - 1}; 7 are needed"
+            f"dataset {info.name}: --{option} {wanted} is {len(indices)} columns of 0..{width - 1}; {needed} are needed"
         )
     return tuple(indices)
 
 
-def _by_name(names: tuple[str, ...], width: int) -> tuple[int, ...] | None:
-    """Columns called x y z roll pitch yaw gripper, each once; else all when there are seven."""
+def _by_name(names: tuple[str, ...], width: int, wanted: tuple[str, ...]) -> tuple[int, ...] | None:
+    """Columns called x y z roll pitch yaw gripper, each once; else all when there are as many."""
     short = [re.sub(r"^(d|delta_?)(?=(x|y|z|roll|pitch|yaw)$)", "", n.lower().rpartition(".")[2]) for n in names]
-    if all(short.count(name) == 1 for name in POSE):
-        return tuple(short.index(name) for name in POSE)
-    return tuple(range(width)) if width == len(POSE) else None
+    if all(short.count(name) == 1 for name in wanted):
+        return tuple(short.index(name) for name in wanted)
+    return tuple(range(width)) if width == len(wanted) else None
 
 
 def _width(feature: Mapping[str, Any]) -> int:

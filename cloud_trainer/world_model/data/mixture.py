@@ -16,8 +16,9 @@ from typing import Annotated, ClassVar, TypedDict
 import numpy as np
 from pydantic import Field, model_validator
 
-from cloud_trainer.world_model.data.source import ActionKind, EpisodeSource, Origin
-from cloud_trainer.world_model.dit.actions import CONDITION_DIM, frame_conditions
+from cloud_trainer.world_model.capabilities import ActionKind, learned
+from cloud_trainer.world_model.data.source import EpisodeSource, Origin
+from cloud_trainer.world_model.dit.actions import ConditionLayout
 from gymnast_core.errors import ConfigError
 from gymnast_core.settings import Count, NotNegative, Seed, Settings
 from gymnast_core.types import ByteArray, Episode, FloatArray
@@ -58,7 +59,7 @@ class Clip:
 
     Attributes:
         frames_FHWC: (F, H, W, 3) uint8.
-        conditions_FC: (F, 10) float32, see actions.frame_conditions; the null action for text-only data.
+        conditions_FC: (F, 10 or more) float32, see actions.ConditionLayout.
         source: dataset name.
         episode_id: episode.
         first: index of the first frame.
@@ -87,8 +88,9 @@ class ClipStream:
     """Draws clips for one rank."""
 
     def __init__(
-        self, sources: Sequence[EpisodeSource], config: MixtureConfig, *, rank: int = 0, world_size: int = 1
-    ) -> None:
+        self, sources: Sequence[EpisodeSource], config: MixtureConfig, *, rank: int = 0, world_size: int = 1,
+        layout: ConditionLayout | None = None,
+    ) -> None:  # fmt: skip
         """Sort datasets by origin.
 
         Args:
@@ -96,11 +98,13 @@ class ClipStream:
             config: proportions, clip length, seed.
             rank: this process.
             world_size: processes that share the stream.
+            layout: of what the network takes; the arm's actions alone where nothing else is said.
 
         Raises:
             ConfigError: an origin with a share has no episodes.
         """
         self._sources, self.config, self._rank, self._world = tuple(sources), config, rank, world_size
+        self._layout = layout or ConditionLayout()
         self._pools: dict[Origin, list[tuple[int, int]]] = {}
         for number, source in enumerate(self._sources):
             if config.proportions.get(source.info.origin, 0) > 0:
@@ -116,6 +120,12 @@ class ClipStream:
         self._position = 0
         self._cache: OrderedDict[tuple[int, int], Episode] = OrderedDict()
         self._cached_bytes = 0
+
+    @property
+    def learned(self) -> tuple[set[ActionKind], tuple[str, ...]]:
+        """Kinds of actions that are drawn, and the arms behind them."""
+        drawn = {number for pool in self._pools.values() for number, _ in pool}
+        return learned((self._sources[number].info.actions, self._sources[number].info.robot) for number in drawn)
 
     @property
     def fingerprint(self) -> str:
@@ -178,7 +188,7 @@ class ClipStream:
         camera = self.config.camera or next(iter(episode.images))
         if camera not in episode.images:
             raise ConfigError(f"dataset {info.name}: episode {episode.episode_id} has no camera {camera!r}")
-        conditions = _conditions(info.actions, episode)
+        conditions = self._layout.of(info.actions, episode.actions_TA, episode.instruction)
         first = int(rng.integers(max(1, episode.steps + 2 - frames)))
         rows = np.arange(first, min(first + frames, episode.steps + 1))
         rows = np.concatenate((np.full(frames - len(rows), rows[0]), rows))  # a short episode stands still at first
@@ -192,16 +202,8 @@ def _frame_bytes(episode: Episode) -> int:
     return sum(frames.nbytes for frames in episode.images.values())
 
 
-def _conditions(kind: ActionKind, episode: Episode) -> FloatArray:
-    if kind is not ActionKind.TEXT_ONLY:
-        return frame_conditions(episode.actions_TA)
-    null = np.zeros((episode.steps + 1, CONDITION_DIM), np.float32)
-    null[:, -1] = 1
-    return null
-
-
 def stack_clips(clips: Sequence[Clip]) -> tuple[ByteArray, FloatArray]:
-    """Return (B, F, H, W, 3) frames and (B, F, 10) conditions.
+    """Return (B, F, H, W, 3) frames and (B, F, C) conditions.
 
     Raises:
         ConfigError: the clips differ in size; names the datasets.

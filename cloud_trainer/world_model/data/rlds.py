@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cloud_trainer.world_model.capabilities import ActionKind
 from cloud_trainer.world_model.data.export.layout import Kept
 from cloud_trainer.world_model.data.export.rlds import JOINTS, OWN, RATES
 from cloud_trainer.world_model.data.lerobot_columns import choose
 from cloud_trainer.world_model.data.source import (
-    ActionKind,
     SchemaError,
     SourceInfo,
     actions_of,
@@ -178,7 +178,7 @@ class RldsSource:
 
     def _episode(self, index: int, example: Example) -> Episode:
         action = None
-        if self.info.actions is not ActionKind.TEXT_ONLY:
+        if self.info.actions.has_numbers:
             action = self._columns(example, "action", "action", self.action)
             if action is None:
                 raise SchemaError(

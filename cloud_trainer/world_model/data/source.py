@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from cloud_trainer.world_model.capabilities import CAMERA_DIM, ActionKind
 from gymnast_core.arm.kinematics import forward
 from gymnast_core.arm.targets import proprioception, rotation_to_euler
 from gymnast_core.errors import ConfigError, CorruptError, GymnastError
@@ -22,17 +23,6 @@ from gymnast_core.types import ACTION_DIM, Episode, FloatArray
 
 class SchemaError(ConfigError):
     """A dataset's actions cannot be turned into ours; the message names the dataset."""
-
-
-class ActionKind(str, enum.Enum):
-    """How a dataset writes actions."""
-
-    EE_DELTA = "ee_delta"
-    """7 numbers: metres, radians, gripper 0 closed / 1 open, deltas on the previous target."""
-    JOINT = "joint"
-    """Absolute joint targets of a WidowX 250s (6) and the gripper; turned into deltas by forward kinematics."""
-    TEXT_ONLY = "text_only"
-    """Video with an instruction but no actions: trained under the null action."""
 
 
 class Origin(str, enum.Enum):
@@ -50,14 +40,14 @@ class SourceInfo:
 
     Attributes:
         name: appears in every error and in a checkpoint's lineage.
-        actions: schema of its actions.
+        actions: kind of its actions.
         origin: kind of policy that acted; mixing proportions are by origin.
         lag: the stored action that moved frame t to t+1 is action t - lag; 0 is our convention.
-        robot: arm behind joint data.
+        robot: arm behind the actions: a world model that learns them knows it as a domain.
     """
 
     name: str
-    actions: ActionKind = ActionKind.EE_DELTA
+    actions: ActionKind = ActionKind.EE_DELTA7
     origin: Origin = Origin.EXPERT
     lag: int = 0
     robot: str = "wx250s"
@@ -67,7 +57,7 @@ class SourceInfo:
         if self.actions is ActionKind.JOINT and self.robot != "wx250s":
             raise SchemaError(
                 f"dataset {self.name} has joint actions of {self.robot!r}; only wx250s can be converted to "
-                "end-effector deltas. Convert it first, or declare it text_only to use its video alone"
+                "end-effector deltas. Convert it first, or declare its actions none to use its video alone"
             )
 
 
@@ -239,11 +229,11 @@ def shifted(episode: Episode, lag: int) -> Episode:
 
 
 def actions_of(info: SourceInfo, stored_TD: FloatArray, start_joints_J: FloatArray | None = None) -> FloatArray:
-    """Turn stored actions into (T, 7) end-effector deltas.
+    """Turn stored actions into (T, 7) end-effector deltas; of a moving camera the last is 0, it has no gripper.
 
     Args:
         info: the dataset's tags.
-        stored_TD: what the file holds; (T, 0) is fine for text-only data.
+        stored_TD: what the file holds; (T, 0) is fine for video without actions.
         start_joints_J: measured joints at the first frame, for joint data; default the first target.
 
     Raises:
@@ -251,19 +241,20 @@ def actions_of(info: SourceInfo, stored_TD: FloatArray, start_joints_J: FloatArr
         CorruptError: an action is not finite.
     """
     steps, width = stored_TD.shape
-    if info.actions is ActionKind.TEXT_ONLY:
+    if not info.actions.has_numbers:
         return np.zeros((steps, ACTION_DIM), np.float32)
-    if width != ACTION_DIM:
+    needed = CAMERA_DIM if info.actions is ActionKind.CAMERA else ACTION_DIM
+    if width != needed:
         raise SchemaError(
-            f"dataset {info.name} declares {info.actions.value} actions of {ACTION_DIM} numbers but stores {width}; "
-            "declare its real schema: --action names the columns that are x y z roll pitch yaw gripper (LeRobot), "
-            "--actions text_only reads the video alone"
+            f"dataset {info.name} declares {info.actions.value} actions of {needed} numbers but stores {width}; "
+            "declare its real kind: --action names the columns that are x y z roll pitch yaw gripper (LeRobot), "
+            "--actions none reads the video alone"
         )
     if not np.isfinite(stored_TD).all():
         raise CorruptError(f"dataset {info.name} has actions that are not finite; leave those episodes out")
     if info.actions is ActionKind.JOINT:
         return _deltas_from_joints(stored_TD, start_joints_J)
-    return stored_TD.astype(np.float32)
+    return np.pad(stored_TD, ((0, 0), (0, ACTION_DIM - needed))).astype(np.float32)
 
 
 def _deltas_from_joints(targets_TJ: FloatArray, start_joints_J: FloatArray | None) -> FloatArray:

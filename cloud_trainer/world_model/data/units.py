@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cloud_trainer.world_model.data.source import ActionKind, SchemaError, SourceInfo
+from cloud_trainer.world_model.capabilities import ActionKind
+from cloud_trainer.world_model.data.source import SchemaError, SourceInfo
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode, FloatArray
 
@@ -18,7 +19,7 @@ _JOINTS = re.compile(r"joint|shoulder|elbow|forearm|waist|wrist|motor", re.IGNOR
 _POSES = re.compile(r"^(d|delta_?)?(x|y|z|roll|pitch|yaw)$", re.IGNORECASE)
 _SURELY_TOO_FAST = 2.0
 """Times the arm's limit: other arms are a little faster, other units are far off."""
-_REMEDY = "convert the dataset first, or read its video alone with --actions text_only"
+_REMEDY = "convert the dataset first, or read its video alone with --actions none"
 
 
 class UnitsError(SchemaError):
@@ -36,21 +37,21 @@ def check_names(info: SourceInfo, what: str, names: Sequence[str]) -> None:
     Raises:
         UnitsError: names the columns.
     """
-    if info.actions is ActionKind.TEXT_ONLY:
+    if not info.actions.has_numbers:
         return
     if foreign := [name for name in names if _FOREIGN.search(name)]:
         raise UnitsError(
             f"dataset {info.name}: {what} has columns {foreign}; metres, radians (roll pitch yaw) and a gripper from "
             f"0 to 1 are read: {_REMEDY}"
         )
-    if info.actions is ActionKind.EE_DELTA and (joints := [name for name in names if _JOINTS.search(name)]):
+    if info.actions is ActionKind.EE_DELTA7 and (joints := [name for name in names if _JOINTS.search(name)]):
         raise UnitsError(
-            f"dataset {info.name} is declared ee_delta, but {what} has columns {joints}; declare --actions joint "
+            f"dataset {info.name} is declared ee_delta7, but {what} has columns {joints}; declare --actions joint "
             f"(a WidowX 250s, radians), or {_REMEDY}"
         )
     if info.actions is ActionKind.JOINT and (poses := [name for name in names if _POSES.match(name)]):
         raise UnitsError(
-            f"dataset {info.name} is declared joint, but {what} has columns {poses}; declare --actions ee_delta"
+            f"dataset {info.name} is declared joint, but {what} has columns {poses}; declare --actions ee_delta7"
         )
 
 
@@ -77,7 +78,7 @@ def check_poses(info: SourceInfo, what: str, poses_TP: FloatArray) -> None:
     Raises:
         UnitsError: names the largest.
     """
-    if info.actions is ActionKind.TEXT_ONLY:
+    if not info.actions.has_numbers:
         return
     if not np.isfinite(poses_TP).all():
         raise UnitsError(f"dataset {info.name}: {what} has values that are not finite; drop those episodes")
@@ -91,7 +92,7 @@ def check_poses(info: SourceInfo, what: str, poses_TP: FloatArray) -> None:
 
 
 def check_sizes(episode: Episode, info: SourceInfo) -> Episode:
-    """Return the episode if its actions are of a size that an arm is commanded at the control rate.
+    """Return the episode if its actions are of a size that an arm is commanded at the control rate; a camera is none.
 
     Args:
         episode: in our convention, at the arm's control rate.
@@ -100,7 +101,7 @@ def check_sizes(episode: Episode, info: SourceInfo) -> Episode:
     Raises:
         UnitsError: steps are far above the arm's limits in the root mean square, or a gripper is not between 0 and 1.
     """
-    if info.actions is ActionKind.TEXT_ONLY:
+    if not info.actions.has_numbers or info.actions is ActionKind.CAMERA:
         return episode
     limits = {"translation": (slice(0, 3), WIDOWX_250S.max_translation_m, "m"),
               "rotation": (slice(3, 6), WIDOWX_250S.max_rotation_rad, "rad")}  # fmt: skip

@@ -7,9 +7,13 @@ Source of the ranges: WorldGym's Bridge rescaling, checked in tests/parity.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from cloud_trainer.world_model.capabilities import CAMERA_DIM, ActionKind
 from gymnast_core.errors import ShapeError
+from gymnast_core.policies.text import bag_of_words
 from gymnast_core.types import ACTION_DIM, FloatArray
 
 CONDITION_DIM = 10
@@ -68,3 +72,43 @@ def frame_conditions(actions_TA: FloatArray) -> FloatArray:
     """
     first = np.zeros((*actions_TA.shape[:-2], 1, CONDITION_DIM), np.float32)
     return np.concatenate((first, condition(actions_TA)), axis=-2)
+
+
+@dataclass(frozen=True)
+class ConditionLayout:
+    """Which numbers a network takes a frame: the arm's ten, then the camera's, then the instruction's.
+
+    Attributes:
+        camera: whether the camera's motion is among them.
+        text: numbers that an instruction is hashed to; 0 leaves it out.
+    """
+
+    camera: bool = False
+    text: int = 0
+
+    def of(self, kind: ActionKind, actions_TA: FloatArray, instruction: str) -> FloatArray:
+        """Return (T+1, width), one condition per frame.
+
+        What has no arm's actions comes under the null action: of a moving camera its motion says what happens, of
+        other video the instruction, or nothing.
+
+        Args:
+            kind: of the dataset.
+            actions_TA: (T, 7), see actions_of().
+            instruction: of the episode.
+        """
+        if kind in (ActionKind.EE_DELTA7, ActionKind.JOINT):
+            arm = frame_conditions(actions_TA)
+        else:
+            arm = np.zeros((len(actions_TA) + 1, CONDITION_DIM), np.float32)
+            arm[:, -1] = 1
+        parts = [arm]
+        if self.camera:
+            moved = np.zeros((len(arm), CAMERA_DIM), np.float32)
+            if kind is ActionKind.CAMERA:
+                moved[1:] = actions_TA[:, :CAMERA_DIM] * np.repeat((TRANSLATION_GAIN, ROTATION_GAIN), 3)
+            parts.append(moved)
+        if self.text:
+            said = bag_of_words([instruction], self.text) * np.float32(kind is ActionKind.TEXT)
+            parts.append(np.repeat(said, len(arm), axis=0))
+        return np.concatenate(parts, axis=1)

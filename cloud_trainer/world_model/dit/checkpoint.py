@@ -10,12 +10,14 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from cloud_trainer.world_model.capabilities import ActionKind, Capabilities, declaration
 from cloud_trainer.world_model.dit.codec import CodecConfig
 from cloud_trainer.world_model.dit.config import DiTConfig
 from cloud_trainer.world_model.dit.diffusion import Objective, objective
 from cloud_trainer.world_model.dit.network import DiT, parameter_manifest
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
+from gymnast_core.spec import WIDOWX_250S
 
 ARCHITECTURE = "worldgym_dit"
 
@@ -45,6 +47,7 @@ def save_world_model(
     objective_name: str,
     codec_config: CodecConfig,
     image_size: int | None = None,
+    capabilities: Capabilities | None = None,
     parents: tuple[str, ...] = (),
     lineage: Mapping[str, Any] | None = None,
 ) -> Manifest:
@@ -57,6 +60,7 @@ def save_world_model(
         objective_name: what it predicts.
         codec_config: see codec.build_codec().
         image_size: pixels a side of the frames it was trained on; None where nobody knows.
+        capabilities: what it may be used for; None is the arm's actions.
         parents: checkpoints it was made from.
         lineage: what else made it.
 
@@ -64,7 +68,10 @@ def save_world_model(
         CheckpointError: the state does not fit the configuration, or the folder exists.
     """
     check_state(state, config)
-    described = {"network": config.to_json(), "objective": objective_name, "codec": codec_config.to_json()}
+    able = capabilities or config.capabilities(image_size, {ActionKind.EE_DELTA7}, (WIDOWX_250S.name,))
+    described = {
+        "network": config.to_json(), "objective": objective_name, "codec": codec_config.to_json(), **declaration(able),
+    }  # fmt: skip
     weights = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in state.items()})
     return write_checkpoint(
         folder,
@@ -86,8 +93,8 @@ def load_world_model(
         CheckpointError: altered, of another kind, or its tensors do not fit its configuration.
     """
     manifest, weights = read_checkpoint(folder, kind="world_model", architecture=ARCHITECTURE)
+    config = network_of(manifest)
     try:
-        config = DiTConfig.model_validate(manifest.config["network"])
         codec_config = CodecConfig.model_validate(manifest.config["codec"])
     except (KeyError, ConfigError) as error:
         raise CheckpointError(f"{folder}: its manifest describes no world model: {error}") from error
@@ -97,6 +104,18 @@ def load_world_model(
         model = DiT(config)
     model.load_state_dict({name: value.to(device, dtype) for name, value in state.items()}, assign=True)
     return WorldModel(model.eval(), objective(manifest.config["objective"]), codec_config, manifest)
+
+
+def network_of(manifest: Manifest) -> DiTConfig:
+    """Return the sizes of a checkpoint's network.
+
+    Raises:
+        CheckpointError: it is no DiT.
+    """
+    try:
+        return DiTConfig.model_validate(manifest.config["network"])
+    except (KeyError, ConfigError) as error:
+        raise CheckpointError(f"{manifest.id}: its manifest describes no world model: {error}") from error
 
 
 def check_state(state: Mapping[str, torch.Tensor], config: DiTConfig) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
+from cloud_trainer.world_model.capabilities import CAMERA_DIM, ActionKind, Capabilities
+from cloud_trainer.world_model.dit.actions import ConditionLayout
 from cloud_trainer.world_model.dit.rope import VARIANTS
 from gymnast_core.errors import ConfigError
 from gymnast_core.json_values import JsonValue
 from gymnast_core.settings import Count, Says, Settings
+from gymnast_core.types import ACTION_DIM
 
 
 class DiTConfig(Settings):
@@ -28,7 +32,11 @@ class DiTConfig(Settings):
     num_heads: Count = 16
     """Attention heads."""
     action_dim: Count = 10
-    """Numbers per action."""
+    """Numbers per action of the arm."""
+    camera_motion: bool = False
+    """Also take how the camera moved: for datasets of kind camera."""
+    text_buckets: Annotated[int, Field(ge=0, le=65_536)] = 0
+    """Also take an instruction, hashed to so many numbers: for datasets of kind text; 0 takes none."""
     max_frames: Annotated[int, Field(ge=2, le=10_000)] = 20
     """Longest window the network is trained on."""
     spatial_rope: Annotated[str, Field(pattern=f"^({'|'.join(VARIANTS)})$"), Says(f"one of {', '.join(VARIANTS)}")] = (
@@ -50,6 +58,29 @@ class DiTConfig(Settings):
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.dim // self.num_heads
+
+    @property
+    def layout(self) -> ConditionLayout:
+        """Which numbers it takes a frame."""
+        return ConditionLayout(self.camera_motion, self.text_buckets)
+
+    @property
+    def condition_dim(self) -> int:
+        """How many they are."""
+        return self.action_dim + CAMERA_DIM * self.camera_motion + self.text_buckets
+
+    def capabilities(
+        self, image_size: int | None, kinds: Collection[ActionKind], domains: tuple[str, ...]
+    ) -> Capabilities:
+        """Return what a checkpoint of this size declares that learned from these kinds of actions and arms."""
+        widths = {
+            ActionKind.EE_DELTA7: ACTION_DIM, ActionKind.CAMERA: CAMERA_DIM, ActionKind.TEXT: self.text_buckets,
+            ActionKind.NONE: 0,
+        }  # fmt: skip
+        return Capabilities(
+            actions={kind: width for kind, width in widths.items() if kind in kinds}, image_size=image_size,
+            context_frames=self.max_frames - 1, domains=domains,
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, JsonValue]:
         """Every size, for a manifest: a later default must not change what was trained."""

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from cloud_trainer.world_model.dit.actions import CONDITION_DIM
 from gymnast_core.errors import ConfigError
 
 TIMESTEPS = 1000
@@ -171,7 +172,7 @@ def noise_steps(count: int) -> Tensor:
 
 
 def null_action(actions: Tensor) -> Tensor:
-    """Return the condition that means "no action given": zeros, and 1 in the last component."""
+    """Return the condition that means "no action given": zeros, and 1 in the last of the arm's components."""
     null = torch.zeros_like(actions)
-    null[..., -1] = 1
+    null[..., CONDITION_DIM - 1] = 1
     return null

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cloud_trainer.world_model.dit.blocks import LAYER_NORM_EPS, DiTBlock, Pass, modulate
@@ -50,7 +51,7 @@ class DiT(nn.Module):
         self.timestep_mlp = nn.Sequential(
             nn.Linear(_TIMESTEP_CHANNELS, config.dim), nn.SiLU(), nn.Linear(config.dim, config.dim)
         )
-        self.action_embedder = nn.Linear(config.action_dim, config.dim)
+        self.action_embedder = nn.Linear(config.condition_dim, config.dim)
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.num_layers))
         self.final_layer = FinalLayer(config)
 
@@ -80,7 +81,7 @@ class DiT(nn.Module):
         Args:
             x_BTHWC: noisy latents.
             t_BT: timestep of each frame, integers 0..999.
-            actions_BTA: condition of each frame.
+            actions_BTA: condition of each frame: as config.layout has it, or the arm's numbers alone.
             context: keys and values of earlier frames; one new frame follows them in time and takes the open slot.
             written: when given, receives per layer the new frames' unrotated keys and values (a write pass).
 
@@ -90,6 +91,7 @@ class DiT(nn.Module):
         Raises:
             ShapeError: the shapes do not fit each other or the configuration.
         """
+        actions_BTA = self._whole(actions_BTA)
         self._check(x_BTHWC, t_BT, actions_BTA)
         if context is not None and x_BTHWC.shape[1] != 1:
             raise ShapeError(f"with a context one frame is predicted at a time, got {x_BTHWC.shape[1]}")
@@ -137,6 +139,12 @@ class DiT(nn.Module):
         x = x_BTNP.reshape(*x_BTNP.shape[:2], *grid, patch, patch, channels)
         return x.transpose(3, 4).flatten(4, 5).flatten(2, 3)
 
+    def _whole(self, actions_BTA: Tensor) -> Tensor:
+        """An arm's actions as this network takes them: no camera moves and nothing is said."""
+        missing = self.config.condition_dim - actions_BTA.shape[-1]
+        alone = missing > 0 and actions_BTA.shape[-1] == self.config.action_dim
+        return F.pad(actions_BTA, (0, missing)) if alone else actions_BTA
+
     def _check(self, x_BTHWC: Tensor, t_BT: Tensor, actions_BTA: Tensor) -> None:
         config = self.config
         if x_BTHWC.ndim != 5 or x_BTHWC.shape[-1] != config.in_channels:
@@ -144,10 +152,10 @@ class DiT(nn.Module):
         if x_BTHWC.shape[2] % config.patch_size or x_BTHWC.shape[3] % config.patch_size:
             raise ShapeError(f"latent size {tuple(x_BTHWC.shape[2:4])} is no multiple of patch {config.patch_size}")
         lead = tuple(x_BTHWC.shape[:2])
-        if tuple(t_BT.shape) != lead or tuple(actions_BTA.shape) != (*lead, config.action_dim):
+        if tuple(t_BT.shape) != lead or tuple(actions_BTA.shape) != (*lead, config.condition_dim):
             raise ShapeError(
                 f"latents are (B, T) = {lead}; timesteps {tuple(t_BT.shape)} and actions {tuple(actions_BTA.shape)} "
-                f"must be {lead} and {(*lead, config.action_dim)}"
+                f"must be {lead} and {(*lead, config.condition_dim)}"
             )
 
 

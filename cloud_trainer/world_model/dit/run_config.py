@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
+from cloud_trainer.world_model.capabilities import ActionKind
 from cloud_trainer.world_model.data.described import DatasetConfig
 from cloud_trainer.world_model.data.mixture import MixtureConfig
 from cloud_trainer.world_model.dit.codec import CodecConfig
@@ -46,6 +47,7 @@ class RunConfig(Settings):
     def _clips_fit(self) -> RunConfig:
         if self.parent is None:
             self.require_window(self.network.max_frames)
+            self.require_kinds(self.network)
         return self
 
     def require_window(self, longest: int) -> None:
@@ -58,6 +60,23 @@ class RunConfig(Settings):
             raise ConfigError(
                 f"mixture.frames {self.mixture.frames} exceeds the network's max_frames {longest}; lower it"
             )
+
+    def require_kinds(self, network: DiTConfig) -> None:
+        """Look whether the network takes what the datasets declare.
+
+        Raises:
+            ConfigError: it does not; names dataset, kind and remedy.
+        """
+        takes = {ActionKind.CAMERA: network.camera_motion, ActionKind.TEXT: network.text_buckets > 0}
+        settings = {ActionKind.CAMERA: '"camera_motion": true', ActionKind.TEXT: '"text_buckets": 64'}
+        for dataset in self.data:
+            if not takes.get(dataset.actions, True):
+                begin = "begin with fresh weights and" if self.parent is not None else "set"
+                raise ConfigError(
+                    f"dataset {dataset.title} has actions of kind {dataset.actions.value}, which this network does not "
+                    f'take: {begin} "network": {{{settings[dataset.actions]}}}, or declare its "actions": "none" to '
+                    "learn from its video alone"
+                )
 
     def training(self, longest: int) -> TrainConfig:
         """How it is done with a network of that window: sample videos see all of it where nothing else is said."""

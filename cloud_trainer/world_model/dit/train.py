@@ -7,8 +7,10 @@
 run.json: {"folder": "runs/wm", "steps": 20000, "parent": "runs/worldgym" or null, "network": {...DiTConfig},
 "codec": {"kind": "kl", "folder": "/models/sd3-vae"}, "data": [{"kind": "mcap", "folder": "episodes",
 "origin": "on_policy"}, ...], "mixture": {"frames": 10, "proportions": {"expert": 0.5, ...}}, "train": {...TrainConfig}}
-A dataset's settings: kind, folder, name, size, actions, origin, lag, robot, camera; state and action (columns of a
-LeRobot dataset); "skip_broken": true leaves out what cannot be read; "lag_tolerance": 1 accepts actions a step off.
+A dataset's settings: kind, folder, name, size, actions (ee_delta7, joint, camera, text or none), origin, lag, robot,
+camera; state and action (columns of a LeRobot dataset); "skip_broken": true leaves out what cannot be read;
+"lag_tolerance": 1 accepts actions a step off. Datasets of several kinds of actions may be mixed: "network" says what
+the network takes beside an arm's, {"camera_motion": true, "text_buckets": 64}.
 A run that finds states in its folder resumes.
 """
 
@@ -21,10 +23,11 @@ from pathlib import Path
 
 import torch
 
+from cloud_trainer.world_model.capabilities import declared_by
 from cloud_trainer.world_model.data.admission import admit
 from cloud_trainer.world_model.data.mixture import ClipStream
 from cloud_trainer.world_model.data.source import EpisodeSource
-from cloud_trainer.world_model.dit.checkpoint import load_world_model
+from cloud_trainer.world_model.dit.checkpoint import load_world_model, network_of
 from cloud_trainer.world_model.dit.codec import build_codec
 from cloud_trainer.world_model.dit.distributed import Place, joined, ray_train
 from cloud_trainer.world_model.dit.network import DiT
@@ -32,6 +35,7 @@ from cloud_trainer.world_model.dit.run_config import RunConfig, read_run
 from cloud_trainer.world_model.dit.trainer import DiTTrainer
 from gymnast_core.errors import ConfigError
 from gymnast_core.json_values import JsonObject
+from gymnast_core.records.manifest import read_manifest
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,8 +46,10 @@ def run(config: RunConfig) -> None:
     Raises:
         CorruptError: episodes that cannot be read, all of them named.
         ConventionError: actions that are off in time.
-        ConfigError: a setting does not fit the parent.
+        ConfigError: a setting or a dataset's kind of actions does not fit the network.
     """
+    if config.parent is not None:
+        config.require_kinds(network_of(read_manifest(config.parent)))
     sources = admit(config.data, config.folder)
     with joined() as place:
         _train(config, sources, place)
@@ -59,7 +65,9 @@ def _train(config: RunConfig, sources: Sequence[EpisodeSource], place: Place) ->
     model, parents = _start(config)
     longest = model.config.max_frames
     config.require_window(longest)
-    stream = ClipStream(sources, config.mixture, rank=place.rank, world_size=place.world_size)
+    stream = ClipStream(
+        sources, config.mixture, rank=place.rank, world_size=place.world_size, layout=model.config.layout
+    )
     trainer = DiTTrainer(
         model, build_codec(config.codec), stream, config.training(longest), place=place, folder=config.folder,
         on_progress=_log,
@@ -69,7 +77,8 @@ def _train(config: RunConfig, sources: Sequence[EpisodeSource], place: Place) ->
     checkpoint = config.folder / "checkpoint"
     if not checkpoint.exists():
         lineage = {"data": [source.info.name for source in sources], "stream": stream.fingerprint}
-        trainer.export(checkpoint, codec_config=config.codec, parents=parents, lineage=lineage)
+        before = None if config.parent is None else declared_by(read_manifest(config.parent))
+        trainer.export(checkpoint, codec_config=config.codec, parents=parents, lineage=lineage, before=before)
 
 
 def _start(config: RunConfig) -> tuple[DiT, tuple[str, ...]]:

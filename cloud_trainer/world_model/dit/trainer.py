@@ -22,6 +22,7 @@ from torch import Tensor
 
 from cloud_trainer.training import Descent, ModelTrainer
 from cloud_trainer.training_state import load_state, save_state
+from cloud_trainer.world_model.capabilities import Capabilities
 from cloud_trainer.world_model.data.mixture import ClipStream
 from cloud_trainer.world_model.data.video import write_video
 from cloud_trainer.world_model.dit.checkpoint import save_world_model
@@ -186,12 +187,25 @@ class DiTTrainer(ModelTrainer):
         codec_config: CodecConfig,
         parents: tuple[str, ...] = (),
         lineage: Mapping[str, Any] | None = None,
+        before: Capabilities | None = None,
     ) -> Manifest | None:
-        """Write the averaged weights as a checkpoint; every rank must call it, rank 0 writes."""
+        """Write the averaged weights as a checkpoint; every rank must call it, rank 0 writes.
+
+        Args:
+            folder: to create.
+            codec_config: of its latents.
+            parents: checkpoints it was made from.
+            lineage: what else made it.
+            before: what the parent was capable of, which this one is, too.
+        """
         state = {name: gathered(value) for name, value in self.ema.items()}
         if not self.place.leads:
             return None
         height, width = self.stream.sample(0).frames_FHWC.shape[1:3]
+        side = int(height) if height == width else None
+        kinds, domains = self.stream.learned
+        if before is not None:
+            kinds, domains = kinds | set(before.actions), tuple(sorted({*domains, *before.domains}))
         described = {"stage": "world_model", "steps": self.step, "seed": self.config.seed, **(lineage or {})}
         return save_world_model(
             folder,
@@ -199,7 +213,8 @@ class DiTTrainer(ModelTrainer):
             self.model.config,
             objective_name=self.config.objective,
             codec_config=codec_config,
-            image_size=int(height) if height == width else None,
+            image_size=side,
+            capabilities=self.model.config.capabilities(side, kinds, domains),
             parents=parents,
             lineage=described,
         )
