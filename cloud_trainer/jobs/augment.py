@@ -39,18 +39,27 @@ def augmented(job: Job[ImproveSpec], training: Training, dream: Dream, starts: S
     config = job.spec.config.augment
     if config is None:
         return training
-    found = tuple(_augmented(job, config, candidate, dream, starts) for candidate in training.candidates)
+    recorded = _recorded(job, training, dream)
+    found = tuple(_augmented(job, config, candidate, dream, starts, recorded) for candidate in training.candidates)
     return replace(training, candidates=found)
+
+
+def _recorded(job: Job[ImproveSpec], training: Training, dream: Dream) -> list[Asked]:
+    """Return recorded frames and instructions: the candidates are of one kind, which sees the same of them."""
+    if not training.candidates:
+        return []
+    policy = load_trainable(training.candidates[0].folder, device=job.spec.config.device)
+    return [asked_in(dream.parts[name], policy) for name in PARTS if len(dream.parts[name])]
 
 
 def _augmented(
     job: Job[ImproveSpec], config: AugmentChoices, candidate: TrainedCandidate, dream: Dream,
-    starts: Sequence[StartState],
+    starts: Sequence[StartState], recorded: Sequence[Asked],
 ) -> TrainedCandidate:  # fmt: skip
     manifest, out = read_manifest(candidate.folder), candidate.folder.with_name(f"augmented-{candidate.iteration:02d}")
     if not out.exists():
         policy, teacher = (load_trainable(candidate.folder, device=job.spec.config.device) for _ in range(2))
-        images, texts = _asked(job, teacher, dream, starts, config.imagined)
+        images, texts = _joined([*recorded, *_imagined(job, teacher, dream, starts, config.imagined)])
         AugmentTrainer(policy, teacher, images, texts, config, seed=job.spec.seed).run(
             state=out.with_suffix(".state"), progress=job.progress, cancelled=job.cancelled
         )
@@ -58,13 +67,16 @@ def _augmented(
     return replace(candidate, folder=out, version=read_manifest(out).id)
 
 
-def _asked(
-    job: Job[ImproveSpec], policy: LearningPolicy, dream: Dream, starts: Sequence[StartState], imagined: int
-) -> Asked:
-    """Return frames and instructions: recorded ones, and where the policy itself gets to in the dream."""
-    parts = [asked_in(dream.parts[name], policy) for name in PARTS if len(dream.parts[name])]
-    if imagined:
-        rng = np.random.default_rng(job.spec.seed)
-        begun = [starts[int(row)] for row in rng.permutation(len(starts))[:imagined]]
-        parts.append(asked_in_dreams(dream.world, begun, policy, seed=job.spec.seed, cancelled=job.cancelled))
+def _imagined(
+    job: Job[ImproveSpec], policy: LearningPolicy, dream: Dream, starts: Sequence[StartState], count: int
+) -> list[Asked]:
+    """Return frames and instructions where the policy itself gets to in the dream."""
+    if not count:
+        return []
+    rng = np.random.default_rng(job.spec.seed)
+    begun = [starts[int(row)] for row in rng.permutation(len(starts))[:count]]
+    return [asked_in_dreams(dream.world, begun, policy, seed=job.spec.seed, cancelled=job.cancelled)]
+
+
+def _joined(parts: Sequence[Asked]) -> Asked:
     return np.concatenate([frames for frames, _ in parts]), [text for _, said in parts for text in said]

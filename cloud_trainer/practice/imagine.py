@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cloud_trainer.practice.gathering import Gathering
 from cloud_trainer.progress import CancelledError, never
 from cloud_trainer.world_model.compact.data import Clips, starts_of
 from cloud_trainer.world_model.starts import StartState
@@ -19,7 +20,6 @@ from gymnast_core.policy import Policy
 from gymnast_core.rollout import run_episode
 from gymnast_core.types import (
     ActionChunk,
-    ByteArray,
     FloatArray,
     IntArray,
     Observation,
@@ -47,40 +47,33 @@ class RecordedActions:
 
 
 class _Keeper:
-    """Observer that keeps frames at chunk ends, commanded actions, traces and row lengths."""
+    """Observer that gathers a rollout: frames at chunk ends, and what the policy says of its choices."""
 
     def __init__(self, camera: str) -> None:
         self._camera = camera
-        self.frame_steps: list[int] = []
-        self.frames: list[ByteArray] = []
-        self.actions: list[FloatArray] = []
-        self.traces: list[Trace] = []
-        self.log_probs: list[FloatArray] = []
-        self.length_B = np.zeros(0, np.int64)
-        self.version = ""
-        self._done_B = np.zeros(0, bool)
+        self._gathering = Gathering((), np.zeros((0, 1, 1, 3), np.uint8))
+        self._traces: list[Trace] = []
+        self._log_probs: list[FloatArray] = []
+        self._version = ""
 
     def on_reset(self, instructions: Sequence[str], observation: Observation) -> None:
-        self._keep(0, observation)
-        self.length_B = np.zeros(observation.batch_size, np.int64)
-        self._done_B = np.zeros(observation.batch_size, bool)
+        self._gathering = Gathering(instructions, observation.images[self._camera])
 
     def on_step(self, action_BA: FloatArray, result: StepResult, chunk: ActionChunk, index: int) -> None:
-        shape = result.commanded_BA.shape
-        self.version = chunk.policy_version
-        self.actions.append(result.commanded_BA)
+        self._gathering.add(result)
+        self._version = chunk.policy_version
         if index == 0:
-            self.traces.append(chunk.trace)
+            self._traces.append(chunk.trace)
         exact = chunk.log_probs_BKA
-        self.log_probs.append(np.zeros(shape, np.float32) if exact is None else exact[:, index])
-        self.length_B += ~self._done_B
-        self._done_B = result.done_B
+        self._log_probs.append(np.zeros_like(result.commanded_BA) if exact is None else exact[:, index])
         if index == chunk.actions_BKA.shape[1] - 1 or result.done_B.all():
-            self._keep(len(self.actions), result.observation)
+            self._gathering.look(result.observation.images[self._camera])
 
-    def _keep(self, step: int, observation: Observation) -> None:
-        self.frame_steps.append(step)
-        self.frames.append(observation.images[self._camera])
+    def rollouts(self, group_B: IntArray | None) -> RolloutBatch:
+        return self._gathering.rollouts(
+            self._version, log_probs_BTA=np.stack(self._log_probs, axis=1), group_B=group_B,
+            trace={name: np.stack([trace[name] for trace in self._traces], axis=1) for name in self._traces[0]},
+        )  # fmt: skip
 
 
 def imagine(
@@ -115,17 +108,7 @@ def imagine(
     last = run_episode(env, policy, rows, seed=seed, rng=rng, observers=[keeper], cancelled=cancelled)
     if not last.done_B.all():
         raise CancelledError("cancelled while imagining")
-    return RolloutBatch(
-        instructions=rows,
-        frame_steps_F=np.array(keeper.frame_steps, np.int64),
-        frames_BFHWC=np.stack(keeper.frames, axis=1),
-        actions_BTA=np.stack(keeper.actions, axis=1),
-        log_probs_BTA=np.stack(keeper.log_probs, axis=1),
-        length_B=keeper.length_B,
-        policy_version=keeper.version,
-        group_B=np.arange(len(rows)) if group_B is None else group_B,
-        trace={name: np.stack([trace[name] for trace in keeper.traces], axis=1) for name in keeper.traces[0]},
-    )
+    return keeper.rollouts(group_B)
 
 
 def imagine_from(

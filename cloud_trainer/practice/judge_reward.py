@@ -8,18 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cloud_trainer.practice.gathering import Gathering
 from gymnast_core.errors import ConfigError
 from gymnast_core.judge import Judge, Verdict
-from gymnast_core.types import (
-    BoolArray,
-    ByteArray,
-    FloatArray,
-    IntArray,
-    Observation,
-    Outcome,
-    RolloutBatch,
-    StepResult,
-)
+from gymnast_core.types import BoolArray, ByteArray, FloatArray, IntArray, Observation, Outcome, StepResult
 
 KINDS = ("sparse", "shaped")
 LOOK_EVERY = 5
@@ -51,31 +43,20 @@ class JudgeReward:
         if kind not in KINDS:
             raise ConfigError(f"reward must be one of {list(KINDS)}, got {kind!r}")
         self._judge, self._shaped, self._discount, self._first = judge, kind == "shaped", discount, first_frames
-        self._rows: tuple[str, ...] = ()
-        self._frames: list[ByteArray] = []
-        self._steps_F: list[int] = []
-        self._actions: list[FloatArray] = []
-        self._done_B: BoolArray = np.zeros(0, bool)
-        self._length_B: IntArray = np.zeros(0, np.int64)
+        self._gathering = Gathering((), np.zeros((0, 1, 1, 3), np.uint8))
         self._potential_B: FloatArray = np.zeros(0, np.float32)
 
     def begin(self, rows: Sequence[str], observation: Observation) -> None:
         """See Reward."""
-        self._rows, self._actions = tuple(rows), []
-        self._frames, self._steps_F = [_seen(observation) if self._first is None else self._first()], [0]
-        self._done_B, self._length_B = np.zeros(len(rows), bool), np.zeros(len(rows), np.int64)
+        self._gathering = Gathering(rows, _seen(observation) if self._first is None else self._first())
         every = np.arange(len(rows))
         self._potential_B = self._scores(every, _seen(observation)) if self._shaped else np.zeros(len(rows), np.float32)
 
     def score(self, result: StepResult) -> tuple[FloatArray, Mapping[str, npt.NDArray[Any]]]:
         """See Reward."""
-        self._actions.append(result.commanded_BA)
-        self._length_B = self._length_B + ~self._done_B
-        ended_B = result.done_B & ~self._done_B
-        self._done_B = result.done_B.copy()
-        if ended_B.any() or len(self._actions) % LOOK_EVERY == 0:
-            self._frames.append(_seen(result.observation))
-            self._steps_F.append(len(self._actions))
+        ended_B = self._gathering.add(result)
+        if ended_B.any() or self._gathering.steps % LOOK_EVERY == 0:
+            self._gathering.look(_seen(result.observation))
         reward_B, said = self._at_the_end(ended_B)
         if self._shaped:
             reward_B = reward_B + self._shaping(result)
@@ -83,11 +64,11 @@ class JudgeReward:
 
     def _at_the_end(self, ended_B: BoolArray) -> tuple[FloatArray, dict[str, npt.NDArray[Any]]]:
         """Reward and info of the rows that ended in this step; no info where none did."""
-        count, rows = len(self._rows), np.flatnonzero(ended_B)
+        count, rows = len(ended_B), np.flatnonzero(ended_B)
         if not len(rows):
             return np.zeros(count, np.float32), {}
         outcomes, scores_B = np.full(count, "", object), np.zeros(count, np.float32)
-        for row, verdict in zip(rows, self._verdicts(rows, self._frames, self._steps_F), strict=True):
+        for row, verdict in zip(rows, self._verdicts(rows), strict=True):
             outcomes[row], scores_B[row] = verdict.outcome.value, verdict.score
         said = {"outcome": outcomes, "_outcome": ended_B, "score": scores_B, "_score": ended_B.copy()}
         return (outcomes == Outcome.SUCCESS.value).astype(np.float32), said
@@ -104,20 +85,14 @@ class JudgeReward:
 
     def _scores(self, rows: IntArray, now_BHWC: ByteArray) -> FloatArray:
         """The judge's scores of what is seen so far; 0 at the beginning where it could not look."""
-        frames, steps = [self._frames[0], now_BHWC], [0, max(1, len(self._actions))]
-        scores = np.array([verdict.score for verdict in self._verdicts(rows, frames, steps)], np.float32)
-        return scores if self._actions else np.nan_to_num(scores)
+        scores = np.array([verdict.score for verdict in self._verdicts(rows, now_BHWC)], np.float32)
+        return scores if self._gathering.steps else np.nan_to_num(scores)
 
-    def _verdicts(self, rows: IntArray, frames: Sequence[ByteArray], steps: Sequence[int]) -> Sequence[Verdict]:
+    def _verdicts(self, rows: IntArray, now_BHWC: ByteArray | None = None) -> Sequence[Verdict]:
+        """What the judge says of the frames that were looked at, or of the first and those of now."""
         if not len(rows):
             return ()
-        count = len(self._rows)
-        actions_BTA = np.stack(self._actions, axis=1) if self._actions else np.zeros((count, 1, 7), np.float32)
-        rollouts = RolloutBatch(
-            self._rows, np.array(steps, np.int64), np.stack(frames, axis=1), actions_BTA, np.zeros_like(actions_BTA),
-            self._length_B, "gymnasium", np.arange(count),
-        )  # fmt: skip
-        return self._judge.judge(rollouts.rows(rows))
+        return self._judge.judge(self._gathering.rollouts("gymnasium", last_BHWC=now_BHWC).rows(rows))
 
 
 def _seen(observation: Observation) -> ByteArray:

@@ -1,0 +1,163 @@
+"""Does another round of world model and policy gain, and is it better begun again from the base?
+
+`python -m benchmarks.rounds` goes on where `benchmarks.ceiling` left a seed: the base, what it practised to in the
+dream (8 updates, falling rate), and the world model and judge of that dream. A further round records 600 episodes of
+the policy in force, lets the trainer's improve job refine world model and judge on everything recorded so far, and
+practises in that dream twice, 8 updates each: "restarted" from the base, and "going on" from the policy in force. The
+one named by --arm is then in force.
+
+Every policy is evaluated greedily from the same 100 start states a task, with which nothing was trained or chosen; the
+last update counts, none is picked. --config changes the improve job; a name of its own (--name) keeps its results
+apart. What was interrupted goes on; a finished part is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.demo_seeds import Seed
+from benchmarks.flow_seeds import interval
+from benchmarks.sight import FIRST, PRACTISED
+from gymnast_cli.demo.config import TASKS, DemoConfig
+from gymnast_cli.demo.seeds import evaluation_seeds
+from gymnast_core.evaluation.results import Trials, counts, difference
+
+ARMS = ("restarted", "going on")
+"""The first that is practised in a round refines world model and judge; the others take what it left."""
+FROZEN = {"refine_iterations": 0, "judge_iterations": 0}
+KINDS = ("world_model", "judge")
+
+
+def main() -> int:
+    """Run what is missing of every seed and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", default="10,11,12", help="comma separated")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--arm", choices=ARMS, default=ARMS[0], help="whose policy of a round is in force in the next")
+    parser.add_argument("--config", type=json.loads, default={}, help="JSON settings, see gymnast jobs schema improve")
+    parser.add_argument("--name", default="default", help="of these settings")
+    parser.add_argument("--starts", type=int, default=100, help="per task")
+    parser.add_argument("--out", type=Path, default=Path("runs/ceiling"), help="working folder of benchmarks.ceiling")
+    parser.add_argument("--checkpoints", type=Path, default=DemoConfig().checkpoints)
+    parser.add_argument("--only-table", action="store_true", help="print what is there")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    args = parser.parse_args()
+    works = [Rounds(int(word), args) for word in args.seeds.split(",")]
+    if not args.only_table:
+        _run_all(works, args)
+    rows = [work.result for work in works]
+    print(table(rows, args.name))
+    if args.json:
+        args.json.write_text(json.dumps(rows))
+    return 0
+
+
+def _run_all(works: Sequence[Rounds], args: argparse.Namespace) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    for number in range(2, args.rounds + 1):
+        for arm in ARMS:
+            for work in works:
+                work.practise(number, arm)
+
+
+class Rounds:
+    """One seed's rounds.
+
+    Attributes:
+        result: {"seed", "trials": policy name -> [[task, start, won]], "audits": policy name -> figures of the dream
+            it practised in}; rounds.json.
+    """
+
+    def __init__(self, seed: int, args: argparse.Namespace) -> None:
+        self.folder: Path = args.out / f"seed-{seed}"
+        self._args, self._path = args, self.folder / "rounds.json"
+        self._seed = Seed(DemoConfig(seed=seed, checkpoints=args.checkpoints), self.folder)
+        known = self._path.exists()
+        self.result: dict[str, Any] = (
+            json.loads(self._path.read_text()) if known else {"seed": seed, "trials": {}, "audits": {}}
+        )
+
+    def practise(self, number: int, arm: str) -> None:
+        """Collect and refine, where this arm is the first, then practise and evaluate."""
+        seed, name = self._seed, self._args.name
+        self._evaluate("base", seed.base)
+        before = self._in_force(number - 1)
+        self._evaluate("round 1" if number == 2 else f"{name}: round {number - 1}, {self._args.arm}", before)
+        if len(seed.recorded(number)) == len(seed.recorded(number - 1)):
+            seed.collect(before, number)
+        policy = seed.base if arm == "restarted" else before
+        if arm == ARMS[0]:
+            job = self._improve(number, arm, policy, self._dream(number - 1), self._args.config)
+        else:
+            job = self._improve(number, arm, policy, self._dream(number), {**self._args.config, **FROZEN})
+        self.result["audits"][f"{name}: round {number}, {arm}"] = job["audit"]
+        self._evaluate(f"{name}: round {number}, {arm}", self._last(number, arm))
+
+    def _improve(self, number: int, arm: str, policy: Path, dream: Path, change: Mapping[str, Any]) -> dict[str, Any]:
+        """The trainer's own job; nothing stands in its way here, as what it would refuse is to be measured."""
+        open_gates = {"check": False, "sight_floor": 0.0}
+        kinds = {**self._seed.kinds, **{kind: dream / kind for kind in KINDS}}
+        name = self._job(number, arm).name
+        return self._seed.improve(policy, number, self._seed.recorded(number), name, kinds, {**open_gates, **change})
+
+    def _job(self, number: int, arm: str) -> Path:
+        return self.folder / f"round-{number}-{self._args.name}-{arm.replace(' ', '-')}"
+
+    def _dream(self, number: int) -> Path:
+        """Where world model and judge of a round lie."""
+        return self.folder / FIRST if number == 1 else self._job(number, ARMS[0])
+
+    def _last(self, number: int, arm: str) -> Path:
+        return sorted((self._job(number, arm) / "candidates").glob("iteration-*"))[-1]
+
+    def _in_force(self, number: int) -> Path:
+        return self.folder / PRACTISED if number == 1 else self._last(number, self._args.arm)
+
+    def _evaluate(self, name: str, policy: Path) -> None:
+        if name not in self.result["trials"]:
+            seed = self._seed
+            won = seed.evaluate(policy, seeds=evaluation_seeds(seed.seed, self._args.starts))
+            self.result["trials"][name] = [[task, start, bool(success)] for (task, start), success in won.items()]
+            self._path.write_text(json.dumps(self.result))
+            seed.say(f"{name}: {np.mean(list(won.values())):.3f}")
+
+
+def table(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Return a markdown table: a row a policy, its gain over round 1 by seed."""
+    heads = ("policy", "by seed", "mean [95 %, t over seeds]", "minus round 1, by seed [95 %, paired]", *TASKS)
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    trials = [{key: _trials(found) for key, found in row["trials"].items()} for row in rows]
+    for policy in dict.fromkeys(key for found in trials for key in found):
+        if ":" in policy and not policy.startswith(f"{name}:"):
+            continue
+        there = [found for found in trials if policy in found]
+        rates = [_rate(found[policy]) for found in there]
+        gains = [difference(found["round 1"], found[policy]) for found in there if policy != "round 1"]
+        apart = " ".join(f"{gain['mean']:+.3f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" for gain in gains)
+        tasks = [f"{np.mean([_rate(found[policy], task) for found in there]):.2f}" for task in TASKS]
+        mean = interval(rates) if len(rates) > 1 else f"{rates[0]:.3f}"
+        lines.append(f"| {' | '.join([policy, ' '.join(f'{rate:.3f}' for rate in rates), mean, apart, *tasks])} |")
+    return "\n".join(lines)
+
+
+def _trials(kept: Sequence[Any]) -> Trials:
+    return {(task, start): won for task, start, won in kept}
+
+
+def _rate(trials: Trials, task: str | None = None) -> float:
+    count = counts(trials)
+    chosen = count if task is None else count["tasks"][task]
+    return float(chosen["successes"] / chosen["n"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
