@@ -43,7 +43,7 @@ MOVES = ("command_gate", "rollout", "sim_world")
 """Without these nobody commands the arm."""
 STEP_S, HOME_S = 0.2, 4.0
 MOST_CUT_S = 15.0
-PATIENCE_S = 240.0
+PATIENCE_S = 600.0
 ROOT = Path(__file__).parents[1]
 SUMS = ("episodes", "successes", "interventions", "simulated_h", "committed", "raised", "done_not_committed")
 
@@ -128,7 +128,7 @@ class Lab:
 
     def fault(self, kind: str, rng: np.random.Generator) -> dict[str, Any]:
         """Do harm and wait until practice goes on; returns what it did."""
-        before, at_s = self.state()["number"], time.monotonic()
+        before, at_s, killed_ns = self.state()["number"], time.monotonic(), 0
         if kind == "cut":
             self.hosts.cut()
             time.sleep(float(rng.uniform(2.0, MOST_CUT_S)))
@@ -139,17 +139,26 @@ class Lab:
             self._start_trainer()
         else:
             os.kill(self._pid_of(kind), signal.SIGKILL)
+            killed_ns = time.time_ns()
         ended = lambda: self.state()["state"] == "ended" or self.state()["number"] > before + 1  # noqa: E731
         await_(ended, f"practice to go on after {kind}")
         row = {"kind": kind, "goes_on_s": round(time.monotonic() - at_s, 2)}
-        return {**row, **self._motion(at_s)} if kind in MOVES else row
+        return {**row, **self._motion(kind, killed_ns)} if kind in MOVES else row
 
-    def _motion(self, killed_s: float) -> dict[str, Any]:
-        """How long and how many steps the arm moved on before a successor of the killed node could be there."""
-        time.sleep(1.0)  # the witness writes twice a second
-        steps_s = [row["step"]["at_s"] - killed_s for row in lines_of(self.witnessed) if "step" in row]
-        after = [at_s for at_s in steps_s if 0 < at_s < 0.9 * RESPAWN_DELAY_S]
-        return {"moved_for_s": round(max(after, default=0.0), 3), "moved_steps": len(after)}
+    def _motion(self, killed: str, killed_ns: int) -> dict[str, Any]:
+        """What the arm did before a successor of a killed node could be there, by what arm and gate wrote themselves.
+
+        One that the arm ended after the kill may have been commanded before it; a second one is a fault.
+        """
+        time.sleep(3.0)  # the witness writes twice a second, what it heard half a second before
+        steps = [row["step"] for row in lines_of(self.witnessed) if "step" in row]
+        after = [row for row in steps if 0 < row["done_ns"] - killed_ns < 0.9e9 * RESPAWN_DELAY_S]
+        commanded = "policy_ns" if killed == "rollout" else "gate_ns"
+        return {
+            "moved_for_s": round(max((row["done_ns"] - killed_ns for row in after), default=0) / 1e9, 3),
+            "moved_steps": len(after), "commanded_after": sum(row[commanded] > killed_ns for row in after),
+            "command_not_heard": sum(not row[commanded] for row in after),
+        }  # fmt: skip
 
     def _pid_of(self, node: str) -> int:
         def found() -> int:
@@ -242,15 +251,22 @@ def table(slices: Sequence[dict[str, Any]]) -> str:
     for kind in FAULTS:
         hit = [fault for fault in faults if fault["kind"] == kind]
         if hit:
-            moved = f", moved on at most {max(row['moved_for_s'] for row in hit):.2f} s" if kind in MOVES else ""
+            moved = _moved(hit) if kind in MOVES else ""
             took = [row["goes_on_s"] for row in hit]
             went_on = f"practice went on after {np.median(took):.1f} s (most {max(took):.1f})"
             lines.append(f"{kind}: {len(hit)}, {went_on}{moved}")
     return "\n".join(lines)
 
 
+def _moved(faults: Sequence[dict[str, Any]]) -> str:
+    """What the arm did after kills of a node."""
+    steps, within_s = (max(row[name] for row in faults) for name in ("moved_steps", "moved_for_s"))
+    after, unheard = (sum(row[name] for row in faults) for name in ("commanded_after", "command_not_heard"))
+    return f", {steps} motions ended within {within_s:.2f} s at most, {after} commanded after it, {unheard} not heard"
+
+
 def main() -> int:
-    """Go on with the night; exit code 1 where an episode was lost or a call was not due."""
+    """Go on with the night; exit code 1 where an episode was lost, a call was not due, or an arm moved on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", type=Path, required=True, help="knows both skills of each pair")
     parser.add_argument("--json", type=Path, required=True)
@@ -276,7 +292,8 @@ def main() -> int:
             lab.close()
     print(table(slices))
     wrong = any(row["announced_not_committed"] or row["done_not_committed"] or row["not_due"] for row in slices)
-    return int(wrong)
+    kills = [fault for row in slices for fault in row["faults"] if fault["kind"] in MOVES]
+    return int(wrong or any(fault["commanded_after"] or fault["moved_steps"] > 1 for fault in kills))
 
 
 if __name__ == "__main__":

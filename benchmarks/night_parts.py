@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,15 @@ TRAINER = "trainer.lab:50051"
 
 
 def witness(path: Path) -> None:
-    """Write down every motion of the arm and every announced episode, until this process is ended."""
+    """Write down every motion of the arm and every announced episode, until this process is ended.
+
+    A motion is written a moment after it was heard: its commands, on topics of their own, are here then.
+    """
     seen, heard_s, known = Witness(), 0.0, 0
     with path.open("a") as file:
         while True:
-            steps = [step for step in seen.steps(heard_s) if step.at_s > heard_s]
+            until_s = time.monotonic() - LOOK_S
+            steps = [step for step in seen.steps(heard_s) if heard_s < step.at_s < until_s]
             announced = list(seen.announced().values())
             lines = [json.dumps({"step": asdict(step)}) for step in steps if step.moved]
             lines += [json.dumps({"episode": event.get("episode_id", "")}) for event in announced[known:]]
@@ -43,8 +48,8 @@ def person(path: Path, identity: Path) -> None:
     """Answer every call as soon as it is seen, and write it down, until this process is ended."""
     with path.open("a") as file:
         while True:
-            try:
-                with Trainer(TRAINER, identity) as there:
+            with suppress(GymnastError), Trainer(TRAINER, identity) as there:  # it is away now and then
+                while True:
                     for page in there.pages.list():
                         if not page.acknowledged_by:
                             there.pages.acknowledge(page.page_id, "the scene is laid")
@@ -53,8 +58,7 @@ def person(path: Path, identity: Path) -> None:
                             }
                             file.write(json.dumps(said) + "\n")
                             file.flush()
-            except GymnastError:
-                pass  # the trainer is away, which is what this night is about
+                    time.sleep(LOOK_S)
             time.sleep(LOOK_S)
 
 

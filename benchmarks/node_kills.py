@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,12 @@ VICTIMS = ("command_gate", "rollout", "arm", "bridge", "teleop")
 HOLDS = ("command_gate", "rollout", "arm")
 """Without these nobody commands the arm; the others may go without its noticing."""
 TICK_S = 0.2
+MINUTE_NS = 60 * 10**9
 TRANSPORT_S = 0.1
 """What a message may take to this process on a busy machine."""
 RECOVERY_S = 10.0
 STEPS = 15
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 SUMS = ("announced", "stored", "unreadable", "gave_up")
 
 
@@ -59,11 +60,17 @@ class Step:
         at_s: when it was heard, monotonic.
         source: who commanded; empty after a reset.
         moved: whether the arm was told to move.
+        done_ns: when the arm's process wrote it, its wall clock.
+        gate_ns: when the gate's process sent the command for it; 0 where that was not heard.
+        policy_ns: when the rollout's process sent the command that the gate decided on; likewise.
     """
 
     at_s: float
     source: str
     moved: bool
+    done_ns: int
+    gate_ns: int = 0
+    policy_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,9 @@ class Kill:
 
     Attributes:
         node: which.
-        moved_for_s: time from the kill to the last motion before the node's successor came; 0 is none.
-        moved_steps: motions heard in that time; one may have been commanded before, one may have been on its way here.
+        moved_for_s: time from the kill to the end of the last motion before the node's successor came, both by the
+            arm's clock; 0 is none.
+        moved_steps: motions that ended in that time; one may have been commanded before.
         held: no motion after the next tick (always true for nodes that the arm does not need).
         recovered_s: time until a policy moved the arm again.
     """
@@ -101,7 +109,11 @@ class Witness:
         self._lock = threading.Lock()
         self._steps: list[Step] = []
         self._announced: dict[str, dict[str, Any]] = {}
+        self._stamps_ns: list[int] = []
+        self._sent_ns: dict[str, dict[int, int]] = {topics.ARM_COMMAND: {}, topics.POLICY_COMMAND: {}}
         node = Node("witness")
+        for topic in self._sent_ns:
+            node.create_subscription(JointState, topic, self._hear_command(topic), topics.STREAM)
         node.create_subscription(JointState, topics.EXECUTED, self._on_step, topics.STREAM)
         node.create_subscription(String, topics.EPISODE, self._on_episode, topics.JOB_EVENTS)
         self._spinner = Spinner(node)
@@ -109,12 +121,17 @@ class Witness:
     def steps(self, since_s: float = 0.0) -> list[Step]:
         """The record from then on."""
         with self._lock:
-            return [step for step in self._steps if step.at_s >= since_s]
+            found = zip(self._steps, self._stamps_ns, strict=True)
+            return [self._commanded(step, stamp_ns) for step, stamp_ns in found if step.at_s >= since_s]
 
     def forget(self, until_s: float) -> None:
         """Drop the record of before."""
         with self._lock:
-            self._steps = [step for step in self._steps if step.at_s >= until_s]
+            kept = [pair for pair in zip(self._steps, self._stamps_ns, strict=True) if pair[0].at_s >= until_s]
+            self._steps, self._stamps_ns = [step for step, _ in kept], [stamp_ns for _, stamp_ns in kept]
+            for sent_ns in self._sent_ns.values():
+                for stamp_ns in [one for one in sent_ns if self._stamps_ns and one < min(self._stamps_ns) - MINUTE_NS]:
+                    del sent_ns[stamp_ns]
 
     def announced(self) -> dict[str, dict[str, Any]]:
         """Every episode the rollout node told of, by its run name."""
@@ -135,15 +152,37 @@ class Witness:
         self._spinner.close()
         rclpy.try_shutdown()
 
-    def _on_step(self, message: Any) -> None:
+    def _on_step(self, message: Any, info: dict[str, int]) -> None:
         moved = any(message.position[:6])
         with self._lock:
-            self._steps.append(Step(time.monotonic(), message.header.frame_id, moved))
+            self._steps.append(Step(time.monotonic(), message.header.frame_id, moved, info["source_timestamp"]))
+            self._stamps_ns.append(_stamp_ns(message))
+
+    def _hear_command(self, topic: str) -> Callable[[Any, dict[str, int]], None]:
+        def hear(message: Any, info: dict[str, int]) -> None:
+            with self._lock:
+                self._sent_ns[topic][_stamp_ns(message)] = info["source_timestamp"]
+
+        return hear
+
+    def _commanded(self, step: Step, stamp_ns: int) -> Step:
+        """With the commands that answered the observation before it."""
+        from gymnast_ros.nodes import topics
+
+        gate_ns, policy_ns = (
+            self._sent_ns[topic].get(stamp_ns - round(TICK_S * 1e9), 0)
+            for topic in (topics.ARM_COMMAND, topics.POLICY_COMMAND)
+        )
+        return replace(step, gate_ns=gate_ns, policy_ns=policy_ns)
 
     def _on_episode(self, message: Any) -> None:
         event = json.loads(message.data)
         with self._lock:
             self._announced[event["run"]] = event
+
+
+def _stamp_ns(message: Any) -> int:
+    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
 
 
 class Range:
@@ -182,8 +221,10 @@ class Range:
             time.sleep(0.002)
         restarts, killed_s = self.graph.restarts[node], time.monotonic()
         os.kill(self.graph.pids[node], signal.SIGKILL)
+        killed_ns = time.time_ns()
         await_(lambda: time.monotonic() > killed_s + 0.9 * RESPAWN_DELAY_S, "its successor")
-        moved_s = [step.at_s - killed_s for step in self.witness.steps(killed_s) if step.moved]
+        moved_s = [(step.done_ns - killed_ns) / 1e9 for step in self.witness.steps(killed_s) if step.moved]
+        moved_s = [seconds for seconds in moved_s if seconds > 0]
         moved_for_s = max(moved_s, default=0.0)
         await_(lambda: self.graph.restarts[node] > restarts, f"{node} to be started again")
         if node == "rollout":
@@ -245,7 +286,7 @@ def await_(ready: Callable[[], bool], what: str, *, raises: bool = True) -> None
     """Wait for a condition.
 
     Raises:
-        NotInTimeError: not within a minute.
+        NotInTimeError: not within PATIENCE_S.
     """
     deadline = time.monotonic() + PATIENCE_S
     while not ready():
