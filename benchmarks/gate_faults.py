@@ -23,12 +23,13 @@ import numpy as np
 import torch
 
 from benchmarks.audit_faults import GOOD, PAINTED, TOLD, Obeys, collected, dream_pools
-from cloud_trainer.jobs.calibrate import PARTS_OF, SIZES, calibrate_gate
+from cloud_trainer.jobs.calibrate import PARTS_OF, PICTURES, SIZES, calibrate_gate
 from cloud_trainer.jobs.calibrated import GATES, calibrated_bounds
 from cloud_trainer.jobs.gates import practice_bounds
 from cloud_trainer.jobs.scene import LEAST_SUCCESSES, scene_gates
+from cloud_trainer.jobs.scene_amounts import TRACKER_EPISODES
 from cloud_trainer.judge.learned import LearnedJudge
-from cloud_trainer.world_model.audit.audit import audit, require_no_worse
+from cloud_trainer.world_model.audit.audit import audit, judged_cases, require_no_worse
 from cloud_trainer.world_model.audit.cases import AuditCase, imagine_cases
 from cloud_trainer.world_model.audit.metrics import GripperTracker
 from cloud_trainer.world_model.audit.report import AuditReport
@@ -114,19 +115,25 @@ def dreamt(options: argparse.Namespace) -> tuple[Pools, list[Episode]]:
     return Pools(setting, tested, honest, scenes), others
 
 
-def bounds_of(
-    options: argparse.Namespace, pools: Pools, judge: LearnedJudge, tracker: GripperTracker
-) -> dict[str, Mapping[str, Any]]:
+def bounds_of(options: argparse.Namespace, pools: Pools, judge: LearnedJudge) -> dict[str, Mapping[str, Any]]:
     """Bounds by gate: those beside the world model, or set anew."""
     if options.calibrate:
-        return {gate: calibrate_gate(gate, pools.setting, judge, tracker, seed=options.seed) for gate in options.gates}
+        return {gate: calibrate_gate(gate, pools.setting, judge, seed=options.seed) for gate in options.gates}
     return {gate: calibrated_bounds(options.checkpoints / "world_model", gate) for gate in options.gates}
 
 
+def trackers_of(others: Sequence[Episode], cases: int) -> list[GripperTracker]:
+    """A tracker for each case, as each job fits its own: of as many episodes, drawn anew."""
+    drawn = [np.random.default_rng((3, case)).permutation(len(others))[:TRACKER_EPISODES] for case in range(cases)]
+    return [GripperTracker.fit([others[row] for row in rows], seed=case) for case, rows in enumerate(drawn)]
+
+
 def measure(
-    pools: Pools, calibrated: Mapping[str, Mapping[str, Any]], judge: LearnedJudge, tracker: GripperTracker, cases: int
-) -> dict[str, Any]:
+    pools: Pools, calibrated: Mapping[str, Mapping[str, Any]], judge: LearnedJudge, others: Sequence[Episode],
+    cases: int,
+) -> dict[str, Any]:  # fmt: skip
     """Ask every gate that has bounds about every fault."""
+    trackers = trackers_of(others, cases if "improve" in calibrated else 0)
     bounds = {
         gate: scene_gates(AdaptSettings(), found).bounds if gate == "adapt" else practice_bounds(found)
         for gate, found in calibrated.items()
@@ -134,8 +141,9 @@ def measure(
 
     def asked(gate: str, chosen: Sequence[AuditCase], number: int, demanded: AuditBounds) -> AuditReport:
         parts = PARTS_OF[gate]
-        reads = tracker if "motion" in parts else None
-        return audit(chosen, judge=judge, tracker=reads, bounds=demanded.only(parts), seed=number)
+        reads = trackers[number] if "motion" in parts else None
+        outcomes, looked_at = judged_cases(chosen, judge, np.random.default_rng(number)), chosen[: PICTURES.get(gate)]
+        return audit(looked_at, outcomes=outcomes, tracker=reads, bounds=demanded.only(parts), seed=number)
 
     def improve(name: str, number: int) -> list[str] | None:
         demanded = bounds["improve"].changed(episodes=None, pictures=None, trusted_steps=None)
@@ -199,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--pool", type=int, default=128, help="episodes asked about at home, and as many to set bounds on"
     )
-    parser.add_argument("--tracker-episodes", type=int, default=80)
+    parser.add_argument("--tracker-episodes", type=int, default=160)
     parser.add_argument("--cases", type=int, default=40, help="askings per gate and fault")
     parser.add_argument("--gates", nargs="+", choices=GATES, default=GATES, help="only these")
     parser.add_argument("--calibrate", action="store_true", help="set bounds anew (default: the world model's own)")
@@ -208,8 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     pools, others = dreamt(options)
-    tracker, judge = GripperTracker.fit(others[:60]), LearnedJudge.load(options.checkpoints / "judge")
-    found = measure(pools, bounds_of(options, pools, judge, tracker), judge, tracker, options.cases)
+    judge = LearnedJudge.load(options.checkpoints / "judge")
+    found = measure(pools, bounds_of(options, pools, judge), judge, others, options.cases)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
     return 0

@@ -55,6 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bounds.add_argument("episodes", type=Path, nargs="+", help=".mcap files or folders; held out of training, labelled")
     bounds.add_argument("--world-model", type=Path, required=True, metavar="FOLDER", help="as it is known to be good")
     bounds.add_argument("--judge", type=Path, required=True, metavar="FOLDER", help="checkpoint that judges the dreams")
+    bounds.add_argument(
+        "--refined", type=Path, nargs="+", default=[], metavar="FOLDER",
+        help="models refined from it that are known to be good as well: before practice they must pass too",
+    )  # fmt: skip
+    bounds.add_argument(
+        "--gates", nargs="+", metavar="GATE", help="only these of: improve adapt promotion; the others stay"
+    )
+    bounds.add_argument(
+        "--parts", nargs="+", metavar="PART",
+        help="only bounds of these parts of the audit: outcomes pictures objects motion obedience; the others stay",
+    )  # fmt: skip
     bounds.add_argument("--seed", type=int, default=0, help="of the model's noise and of the draws")
 
 
@@ -70,7 +81,10 @@ def _bounds(args: argparse.Namespace, console: Console) -> int:
     from gymnast_cli.stages import Stages
 
     with Stages(console) as stages:
-        found = calibrate_bounds(args.world_model, args.judge, args.episodes, seed=args.seed, stage=stages.stage)
+        found = calibrate_bounds(
+            args.world_model, args.judge, args.episodes, refined=args.refined, gates=args.gates, parts=args.parts,
+            seed=args.seed, stage=stages.stage,
+        )  # fmt: skip
     emit(args, console, found, f"bounds of {found['world_model']} are in {found['file']}")
     return 0
 

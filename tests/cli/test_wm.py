@@ -17,6 +17,7 @@ from cloud_trainer.judge.learned import JudgeConfig, JudgeNetwork, LearnedJudge
 from cloud_trainer.world_model.data.video import read_video, write_video
 from gymnast_cli.main import main
 from gymnast_core.episodes import write_episode
+from gymnast_core.jobs.audit import PARTS
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.shipped import shipped_checkpoints
 from tests.cloud.learning_fakes import episode as recording
@@ -151,22 +152,39 @@ def test_bounds_are_written_beside_the_model_and_asked_by_each_gate(
     recorded: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibrate, "SIZES", dict.fromkeys(calibrate.SIZES, 4))
+    monkeypatch.setattr(calibrate, "TRACKER_EPISODES", 8)
     monkeypatch.setattr(calibrate, "AUDITS", 5)
     world_model = tmp_path / "world_model"
-    tiny_world_model().save(world_model)
+    parent = tiny_world_model().save(world_model)
+    tiny_world_model().save(tmp_path / "child", parents=(parent.id,), lineage={"stage": "world_model"})
     LearnedJudge(JudgeNetwork(JudgeConfig(widths=(4, 4, 4), hidden=8))).save(tmp_path / "judge")
     assert main(bounds(recorded, world_model, tmp_path / "judge")) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["episodes"], found["file"]) == (12, str(world_model / "bounds.json")), "every fourth is the tracker's"
+    assert (found["episodes"], found["file"]) == (16, str(world_model / "bounds.json"))
     for gate in GATES:
         asked = calibrated_bounds(world_model, gate)
         assert asked == found["gates"][gate]
         assert {"jump", "gripper_change"} <= asked.keys(), gate
+    again = [*bounds(recorded, world_model, tmp_path / "judge"), "--gates", "improve", "--seed", "1", "--refined"]
+    again[-1:-1] = ["--parts", "objects", "motion", "obedience"]
+    assert main([*again, str(tmp_path / "child")]) == 0
+    anew = json.loads(capsys.readouterr().out)
+    assert anew["refined"] == [read_manifest(tmp_path / "child").id]
+    assert anew["gates"]["improve"] != found["gates"]["improve"]
+    kept = PARTS["outcomes"] + PARTS["pictures"]
+    assert {name: anew["gates"]["improve"].get(name) for name in kept} == {
+        name: found["gates"]["improve"].get(name) for name in kept
+    }, "not asked for"
+    assert anew["gates"]["adapt"] == found["gates"]["adapt"] == calibrated_bounds(world_model, "adapt"), "not asked for"
+    assert main([*again, str(SHIPPED / "world_model")]) == 2
+    assert "was refined from nothing, not from" in capsys.readouterr().out
+    assert main([*bounds(recorded, world_model, tmp_path / "judge"), "--gates", "improved"]) == 2
+    assert "gate 'improved' is not one of improve, adapt, promotion" in capsys.readouterr().out
 
 
 def test_bounds_need_enough_episodes_that_taught_nobody(recorded: Path, tmp_path: Path, capsys: Any) -> None:
     assert main(bounds(recorded, SHIPPED / "world_model")) == 2, "before minutes of dreaming"
-    assert "needs 50 held-out episodes, got {'all tasks': 12}; collect more" in capsys.readouterr().out
+    assert "needs 100 held-out episodes, got {'all tasks': 16}; collect more" in capsys.readouterr().out
     taught = read_manifest(SHIPPED / "world_model").lineage["episodes"][0]
     write_episode(tmp_path / "a.mcap", replace(recording(0), episode_id=taught), robot="sim-0")
     assert main(bounds(tmp_path, SHIPPED / "world_model")) == 2

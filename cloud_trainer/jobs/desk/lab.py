@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 
 from cloud_trainer.jobs.calibrate import calibrate_gate, require_enough
-from cloud_trainer.jobs.calibrated import GATES, write_bounds
-from cloud_trainer.jobs.scene_amounts import TRACKER_EPISODES
+from cloud_trainer.jobs.calibrated import GATES, calibrated_bounds, write_bounds
 from cloud_trainer.judge.choice import read_judge
 from cloud_trainer.judge.learned import JudgeConfig, LearnedJudge
 from cloud_trainer.judge.trust import JudgeCalibration, compare, require_trusted
 from cloud_trainer.practice.imagine import replay_clips
 from cloud_trainer.world_model.audit.audit import require_no_worse, require_trust
-from cloud_trainer.world_model.audit.cases import imagine_cases, spread_over
-from cloud_trainer.world_model.audit.metrics import GripperTracker, psnr
+from cloud_trainer.world_model.audit.cases import imagine_cases
+from cloud_trainer.world_model.audit.metrics import psnr
 from cloud_trainer.world_model.audit.page import side_by_side
 from cloud_trainer.world_model.audit.report import AuditReport, scalars
 from cloud_trainer.world_model.audit.run import run_audit
@@ -28,7 +27,7 @@ from cloud_trainer.world_model.data.video import write_video
 from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ConfigError, NotTrustedError, RejectedBridgeError
-from gymnast_core.jobs.audit import AuditConfig
+from gymnast_core.jobs.audit import PARTS, AuditConfig
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.judge import Verdict
 from gymnast_core.records.manifest import read_manifest
@@ -56,40 +55,61 @@ Read = Callable[[Sequence[Path], int], list[Episode]]
 
 
 def calibrate_bounds(
-    world_model: Path, judge: Path, episodes: Sequence[Path], *, seed: int, stage: Stage
-) -> dict[str, object]:
+    world_model: Path, judge: Path, episodes: Sequence[Path], *, refined: Sequence[Path] = (),
+    gates: Sequence[str] | None = None, parts: Sequence[str] | None = None, seed: int, stage: Stage,
+) -> dict[str, object]:  # fmt: skip
     """Audit the untouched model over and over, and write what each gate may demand of it and its children.
 
     Args:
         world_model: checkpoint folder, as it is known to be good; its bounds.json is written.
         judge: checkpoint folder.
         episodes: .mcap files or folders; held out of training, labelled.
+        refined: checkpoint folders of models refined from it that are known to be good as well: what the gate before
+            practice asks, they must reach too.
+        gates: which are calibrated, None is all; bounds of the others stay as they are.
+        parts: of the audit whose bounds are set, None is all; bounds of the others stay as they are.
         seed: of the model's noise and of the draws.
         stage: see Stage.
 
     Returns:
-        {world_model, judge, episodes, horizon, gates, file}.
+        {world_model, judge, refined, episodes, horizon, gates, file}.
 
     Raises:
-        ConfigError: too few episodes, or some that the models learned from.
+        ConfigError: too few episodes, some that the models learned from, a model refined from another, or no such gate.
     """
+    gates, parts = gates or GATES, AuditConfig(parts=tuple(parts or PARTS)).parts
     world, reward = load_world(world_model), LearnedJudge.load(judge)
-    read = _not_learned_from(labelled_episodes(episodes, world.image_size), (world_model, judge))
-    held_out = [episode for row, episode in enumerate(read) if row % TRACKER_EVERY]
-    require_enough(held_out)
-    tracker = GripperTracker.fit(spread_over(read[::TRACKER_EVERY], TRACKER_EPISODES), seed=seed)
-    gates = {}
-    with stage(f"dream {len(held_out)} episodes"):
-        cases = imagine_cases(world.dreamer(), held_out, draws=1, seed=seed)
-    for gate in GATES:
+    children = [_refined_from(world, folder) for folder in refined]
+    held_out = _not_learned_from(labelled_episodes(episodes, world.image_size), (world_model, judge, *refined))
+    require_enough(held_out, gates)
+    dreams = []
+    for model in (world, *(children if "improve" in gates else ())):
+        with stage(f"dream {len(held_out)} episodes in {model.version}"):
+            dreams.append(imagine_cases(model.dreamer(), held_out, draws=1, seed=seed))
+    found: dict[str, Mapping[str, object]] = {gate: calibrated_bounds(world_model, gate) for gate in GATES}
+    for gate in gates:
         with stage(f"calibrate {gate}"):
-            gates[gate] = calibrate_gate(gate, cases, reward, tracker, seed=seed)
-    horizon = max(episode.steps for episode in held_out)
-    found = {
-        "world_model": world.version, "judge": reward.version, "episodes": len(held_out), "horizon": horizon,
-        "gates": gates,
+            also = dreams[1:] if gate == "improve" else ()
+            anew = calibrate_gate(gate, dreams[0], reward, refined=also, seed=seed)
+            names = {name for part in parts for name in PARTS[part]}
+            found[gate] = {**found[gate], **{name: value for name, value in anew.items() if name in names}}
+    table = {
+        "world_model": world.version, "judge": reward.version, "refined": [child.version for child in children],
+        "episodes": len(held_out), "horizon": max(episode.steps for episode in held_out),
+        "gates": {gate: bounds for gate, bounds in found.items() if bounds},
     }  # fmt: skip
-    return {**found, "file": str(write_bounds(world_model, found))}
+    return {**table, "file": str(write_bounds(world_model, table))}
+
+
+def _refined_from(parent: World, folder: Path) -> World:
+    """Load a model that was refined from another.
+
+    Raises:
+        ConfigError: it was not.
+    """
+    if parent.version not in (parents := read_manifest(folder).parents):
+        raise ConfigError(f"{folder} was refined from {', '.join(parents) or 'nothing'}, not from {parent.version}")
+    return load_world(folder)
 
 
 def audit_world(
