@@ -19,6 +19,19 @@ _PATH_LENGTH = 2000
 """Points of the path that are kept."""
 
 
+def rerun_module() -> Any:
+    """Return rerun's package.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import rerun
+    except ImportError as error:
+        raise ConfigError(f"{error}: the viewer is missing; pip install 'gymnast_ros[view]'") from error
+    return rerun
+
+
 class RerunScreen:
     """One rerun recording: to a file, or to a viewer's window. Entities are named as the topics.
 
@@ -31,11 +44,7 @@ class RerunScreen:
     """
 
     def __init__(self, save: Path | None, name: str) -> None:
-        try:
-            import rerun
-        except ImportError as error:
-            raise ConfigError(f"{error}: the viewer is missing; pip install 'gymnast_ros[view]'") from error
-        self._rerun: Any = rerun
+        self._rerun = rerun = rerun_module()
         self._recording = rerun.RecordingStream("gymnast", recording_id=name)
         if save is None:
             self._recording.spawn()

@@ -19,7 +19,7 @@ SIDES = {
     "gymnast_core": ("", "trainer", "jax"),
     "gymnast_client": ("",),
     "gymnast_ros": ("", "ros", "page", "robot", "sim", "gate"),
-    "cloud_trainer": ("", "trainer", "ray", "postgres"),
+    "cloud_trainer": ("", "trainer", "ray", "postgres", "tensorboard"),
     "gymnast_cli": ("", "trainer", "view"),
     "launch": ("",),
     "benchmarks": ("", "dev"),

@@ -64,6 +64,7 @@ class AppConfig:
         arms: see Arms.
         threads: of torch, in a training job.
         job_memory_gib: that one job may use; None is half of what this machine, or its container, has.
+        tensorboard: folder that gets the curves of every job as TensorBoard's event files; None writes none.
     """
 
     service: ServiceConfig
@@ -80,6 +81,7 @@ class AppConfig:
     arms: Arms = field(default_factory=Arms)
     threads: int = 1
     job_memory_gib: float | None = None
+    tensorboard: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse hosts that are none, jobs without memory, and a port for a policy that does not run."""

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from types import TracebackType
 
+from cloud_trainer.app.curves import CurveWatch
 from cloud_trainer.app.engines import engine_for, loop_engine_for
 from cloud_trainer.app.jobs import JobProcesses
 from cloud_trainer.app.judge_process import JudgeProcess
@@ -83,6 +84,7 @@ class App:
         self._judging = None if judge is None else EpisodeWatch(
             service.episodes, service.judgements, service.trails, judge, config.judge_floor
         )  # fmt: skip
+        self._curves = None if config.tensorboard is None else CurveWatch(service.jobs, config.tensorboard)
         self.page: Console | None = None
         self._running = contextlib.ExitStack()
 
@@ -104,6 +106,8 @@ class App:
             starting.enter_context(self._watch)
             if self._judging is not None:
                 starting.enter_context(self._judging)
+            if self._curves is not None:
+                starting.enter_context(self._curves)
             if self.openpi is not None:
                 starting.callback(self.openpi.stop)
                 self.openpi.start()

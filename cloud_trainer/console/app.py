@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse
 
 from cloud_trainer.console import pages
 from cloud_trainer.console.actions import ACTIONS, Said
+from cloud_trainer.console.recordings import add_recordings
 from cloud_trainer.console.sources import Sources
 from cloud_trainer.service.handlers import Handlers
 from gymnast_core.errors import NotPossibleError, NotTrustedError
@@ -60,6 +61,7 @@ def create_app(
     app = site.app(sources.version, poll_s=poll_s)
     _add_pages(app, site, sources)
     _add_actions(app, site, sources.ask)
+    add_recordings(app, site, sources)
     return app
 
 

@@ -84,6 +84,15 @@ class EpisodeCatalogue:
         """The file, to be read only."""
         return self._blobs.local_path(row.digest)
 
+    def recording(self, row: EpisodeRow) -> Path:
+        """The file, where it was found sound: nothing else is handed to anybody's program.
+
+        Raises:
+            CorruptError: it never was.
+        """
+        self._require_sound(row)
+        return self.path(row)
+
     def read(
         self, row: EpisodeRow, cameras: Sequence[str] | None = None, image_size: tuple[int, int] | None = None
     ) -> Episode:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from gymnast_cli import transfer
+from gymnast_cli import transfer, viewers
 from gymnast_cli.connect import add_trainer_arguments, emit, finite, trainer
 from gymnast_cli.plain import plain
 from gymnast_core.episodes.bag import BagContents, contents
@@ -28,7 +28,7 @@ FIELDS = ("episode_id", "robot", "instruction", "outcome", "labelled_by", "steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare list, unlabelled, label, show, retract, export and import."""
+    """Declare every action."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="in order of arrival")
     _add_filters(listing)
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show = actions.add_parser("show", help="what is in an episode file; --film draws it")
     show.add_argument("episode", help="an .mcap file, or the id of one the trainer has")
     show.add_argument("--film", type=Path, metavar="FILE.png", help="write a film strip")
+    viewers.add_arguments(actions.add_parser("open", help="look at an episode in rerun or Foxglove"))
     retract = actions.add_parser("retract", help="withdraw one; what was made from it is listed, and no more promoted")
     retract.add_argument("episode_id")
     retract.add_argument("--reason", required=True, help="for whoever meets the block later")
@@ -64,7 +65,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do it."""
-    actions = {"list": _list, "unlabelled": _unlabelled, "label": _label, "show": _show,
+    actions = {"list": _list, "unlabelled": _unlabelled, "label": _label, "show": _show, "open": viewers.run,
                "retract": _retract, "import": transfer.run_import, "export": transfer.run_export}  # fmt: skip
     return actions[args.action](args, console)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from gymnast_cli.connect import add_trainer_arguments, emit, json_argument, trainer
+from gymnast_core.errors import ConfigError
 from gymnast_core.jobs import KINDS
 from gymnast_core.text import one_line
 
@@ -33,10 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     submit.add_argument("--key", default="", help="the same key never starts a second job (default: a random one)")
     submit.add_argument("--watch", action="store_true", help="stay until it has ended")
+    _add_tensorboard(submit, "; needs --watch")
     listing = actions.add_parser("list", help="newest first")
     listing.add_argument("--state", default="", help="only these: waiting, running, done, failed, cancelled")
     watch = actions.add_parser("watch", help="follow one to its end; Ctrl-C leaves it running")
     watch.add_argument("job_id")
+    _add_tensorboard(watch)
     cancel = actions.add_parser("cancel", help="stop one after its present iteration; what is finished is kept")
     cancel.add_argument("job_id")
     schema = actions.add_parser("schema", help="print what a kind can be asked for with, as JSON schema")
@@ -44,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     schema.add_argument("--result", action="store_true", help="of what it leaves behind instead")
     for action in (submit, listing, watch, cancel):
         add_trainer_arguments(action)
+
+
+def _add_tensorboard(parser: argparse.ArgumentParser, needs: str = "") -> None:
+    parser.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="write its curves there as event files: "
+                        f"tensorboard --logdir FOLDER{needs}")  # fmt: skip
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -56,6 +65,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _submit(jobs: JobsClient, args: argparse.Namespace, console: Console) -> int:
+    if args.tensorboard is not None and not args.watch:
+        raise ConfigError("--tensorboard writes what it sees of a job; add --watch, or gymnast serve --tensorboard")
     job = jobs.submit(args.kind, args.spec, args.key or f"cli-{secrets.token_hex(8)}")
     if args.watch:
         return _follow(jobs, job.job_id, args, console)
@@ -93,11 +104,13 @@ def _cancel(jobs: JobsClient, args: argparse.Namespace, console: Console) -> int
 
 
 def _follow(jobs: JobsClient, job_id: str, args: argparse.Namespace, console: Console) -> int:
-    from gymnast_cli.jobs import ended_well, watch
+    from gymnast_cli.jobs import curves_of, ended_well, watch
     from gymnast_cli.stages import Stages
 
-    with Stages(console) as stages, stages.stage(job_id) as advance:
-        job = watch(jobs, job_id, advance)
+    with (
+        Stages(console) as stages, stages.stage(job_id) as advance, curves_of(job_id, args.tensorboard) as keep,
+    ):  # fmt: skip
+        job = watch(jobs, job_id, advance, keep)
     emit(args, console, shown(job), f"{job_id} {job.state}" + (f": {job.error}" if job.error else ""))
     return 0 if ended_well(job) else 1
 

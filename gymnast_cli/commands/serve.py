@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "ray cluster in their configuration; whoever may submit a job, robots too, then reads and runs "
                         "what this process can. May be repeated (default: none)")  # fmt: skip
     _add_arm_arguments(parser)
+    parser.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="keep the curves of every job there as "
+                        "event files: tensorboard --logdir FOLDER (default: the page's curves alone)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="torch threads of a training job (default 1)")
     parser.add_argument("--job-memory-gib", type=float, metavar="GIB", help="a job that uses more memory fails "
                         "(default: half of what this machine, or its container, has)")  # fmt: skip
@@ -133,7 +135,7 @@ def app_config(args: argparse.Namespace) -> AppConfig:
         openpi=_openpi(args), console=not args.no_console,
         console_host=args.console_host, console_port=args.console_port, jobs_may=tuple(args.jobs_may),
         arms=Arms(args.robot_scene, args.adapt_config, args.canary_pairs, guard_pairs, args.price_per_hour),
-        threads=args.threads, job_memory_gib=args.job_memory_gib,
+        threads=args.threads, job_memory_gib=args.job_memory_gib, tensorboard=args.tensorboard,
     )  # fmt: skip
 
 

@@ -23,6 +23,8 @@ from gymnast_core.errors import CorruptError
 MAX_RECORD = 1 << 30
 """Bytes of one episode; nobody's is larger, and a damaged length must not fill the memory."""
 _HEADER, _FOOTER = struct.Struct("<QI"), struct.Struct("<I")
+FRAME_BYTES = _HEADER.size + _FOOTER.size
+"""Of a record beside its data."""
 _MASK = 0xA282EAD8
 
 Feature = Sequence[bytes] | npt.NDArray[np.float32] | npt.NDArray[np.int64]
