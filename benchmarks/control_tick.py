@@ -27,8 +27,8 @@ from benchmarks.measured_arm import CAMERAS, jitter_share, still_target
 from gymnast_core.episodes import Spool, write_episode
 from gymnast_core.errors import StaleCommandError
 from gymnast_core.types import Episode
-from gymnast_ros.graph import ENVIRONMENT
 from gymnast_ros.keyring import VARIABLE, Keyring
+from gymnast_ros.processes import ENVIRONMENT
 
 ALLOWED_JITTER = 0.10
 """p99 of |interval - period| / period."""

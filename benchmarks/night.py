@@ -33,7 +33,7 @@ import numpy as np
 
 from benchmarks.night_parts import TRAINER, is_due, lines_of
 from gymnast_core.errors import GymnastError
-from gymnast_ros.graph import RESPAWN_DELAY_S
+from gymnast_ros.processes import RESPAWN_DELAY_S
 from gymnast_ros.sim.tasks import RESET_OF
 from tests.journeys.hosts import Host, Hosts, Started, two_hosts
 

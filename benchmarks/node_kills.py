@@ -32,7 +32,7 @@ import numpy as np
 from gymnast_core.episodes import read_summary
 from gymnast_core.errors import GymnastError
 from gymnast_ros.bringup import Graph, GraphConfig
-from gymnast_ros.graph import RESPAWN_DELAY_S
+from gymnast_ros.processes import RESPAWN_DELAY_S
 from gymnast_ros.run.requests import Evaluate
 
 VICTIMS = ("command_gate", "rollout", "arm", "bridge", "teleop")

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from gymnast_core.errors import CorruptError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 HEADER = "gymnast_state"
 
@@ -127,12 +130,20 @@ def read_values(path: Path) -> dict[str, Any]:
 
 def whole(tensor: Tensor) -> Tensor:
     """Return the tensor that a rank holds a shard of; every rank must call it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_shard(tensor) else tensor
+
+
+def is_shard(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether a rank holds a part of it; where nobody imported DTensors, which takes a second, there are none."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def _like(target: Tensor, source: Tensor) -> Tensor:
     """A whole tensor as its target has it: sharded, or with the strides that fused AdamW pairs in memory."""
-    if isinstance(target, DTensor):
+    if is_shard(target):
+        from torch.distributed.tensor import distribute_tensor
+
         return distribute_tensor(source.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
     return torch.empty_like(target).copy_(source)
 

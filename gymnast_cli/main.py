@@ -27,9 +27,8 @@ from gymnast_core.errors import (
     StorageError,
     TransientBridgeError,
 )
-from gymnast_core.lifeline import end_with_parent
+from gymnast_core.lifeline import STARTER, end_with_parent
 from gymnast_core.wire.errors import IdentityError
-from gymnast_ros.graph import STARTER
 
 COMMANDS = {
     "demo": "the whole loop on this machine: base policy, practice in the world model, better policy",

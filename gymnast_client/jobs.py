@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from gymnast_client.client import Client
 from gymnast_client.reading import checked, read_object
 from gymnast_core.errors import JobEndedError, NotTrustedError
 from gymnast_core.job import JobEvent, JobState, JobView
-from gymnast_core.jobs import JobSpec
 from gymnast_core.json_values import JsonObject
 from gymnast_core.wire.gymnast.v1 import jobs_pb2, jobs_pb2_grpc
+
+if TYPE_CHECKING:  # most clients submit nothing, and need none of what a job can be set to
+    from gymnast_core.jobs import JobSpec
 
 _EVENTS_DEADLINE_S = 300.0
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gymnast_client.client import Client, same_fields
 from gymnast_client.reading import read
-from gymnast_core.loop_config import LoopConfig
 from gymnast_core.loop_history import LoopHistory
 from gymnast_core.wire.gymnast.v1 import loops_pb2, loops_pb2_grpc
+
+if TYPE_CHECKING:  # most clients begin none
+    from gymnast_core.loop_config import LoopConfig
 
 _WATCH_DEADLINE_S = 300.0
 _FIELDS = ("name", "started_by", "at_ns", "state", "reason", "step", "done", "total", "note", "stopping",

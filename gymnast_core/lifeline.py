@@ -6,6 +6,8 @@ import ctypes
 import signal
 import sys
 
+STARTER = "GYMNAST_STARTER"
+"""Environment of our processes: pid of the launch or starter without which they end."""
 _PR_SET_PDEATHSIG = 1
 
 

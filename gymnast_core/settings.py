@@ -72,8 +72,8 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True, defer_build=True
+    )  # deferred: a process imports many classes of settings, and checks few
     where: ClassVar[str] = "settings"
     """What these are settings of, for messages."""
 

@@ -15,21 +15,13 @@ from types import TracebackType
 
 from gymnast_core.asked import Asked
 from gymnast_core.errors import GymnastError
+from gymnast_core.lifeline import STARTER
 from gymnast_core.supervised import Supervised
 from gymnast_ros.enclaves import security_environment
-from gymnast_ros.graph import (
-    ENVIRONMENT,
-    ESCALATE_AFTER_S,
-    REFUSED,
-    RESPAWN_DELAY_S,
-    RESPAWNED,
-    STARTER,
-    GraphConfig,
-    graph,
-)
+from gymnast_ros.graph import GraphConfig, graph
 from gymnast_ros.keyring import Claim
 from gymnast_ros.log_tail import LogTail
-from gymnast_ros.processes import NodeSpec
+from gymnast_ros.processes import ENVIRONMENT, ESCALATE_AFTER_S, REFUSED, RESPAWN_DELAY_S, RESPAWNED, NodeSpec
 from gymnast_ros.run.ticker import prefer
 
 LOG = logging.getLogger(__name__)

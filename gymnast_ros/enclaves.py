@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 from cryptography.x509.oid import NameOID
 
 from gymnast_core.errors import ConfigError
-from gymnast_ros.graph import SECURITY
+from gymnast_ros.processes import SECURITY
 
 AUTHORITY = "gymnast robot authority"
 GOVERNANCE = "governance.p7s"

@@ -30,33 +30,12 @@ REAL_TIME: Chunking = "real_time"
 CameraDriver = Literal["", "usb_cam", "realsense"]
 CAMERAS = get_args(CameraDriver)
 ROBOT_MODEL = "wx250s"
-RESPAWN_DELAY_S = 1.0
 LABEL_TIMEOUT_S = 120.0
 """How long a real arm's operator has to label an episode before the next one."""
 STEP_TIMEOUT_S = 1.5
 """In real time an observation comes five times a second; after this the arm is gone."""
 REALTIME_PRIORITY = 20
 """SCHED_FIFO of arm and gate where that is asked for: above everything ordinary, below the kernel's own threads."""
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl", "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
-    "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-}  # fmt: skip
-"""Of every process, where the user has set nothing else.
-
-Nobody outside this machine joins the robot's DDS domain unless the user sets ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET.
-
-Two torch threads on a busy machine are several times slower than one. UDPv4 is Fast DDS without shared memory, which is
-known to stop delivering after a reader was killed (kill -9, out of memory): eProsima/Fast-DDS issues 5469 and 5053.
-"""
-ESCALATE_AFTER_S = {"sim": 5.0, "widowx": 25.0}
-"""SIGINT, then SIGTERM after this, then SIGKILL: a real arm needs the time to reach its sleep pose."""
-
-REFUSED = 78
-"""Exit code of a node that may not run here; it is not started again (EX_CONFIG of sysexits.h)."""
-SECURITY = "ROS_SECURITY_ENABLE"
-"""Environment of ROS 2: \"true\" where DDS has to ask every participant for its certificate."""
-STARTER, RESPAWNED = "GYMNAST_STARTER", "GYMNAST_RESPAWNED"
-"""Environment of our processes: pid of the launch or starter without which they end, and whether they are respawned."""
 
 
 def _address(text: str) -> str:

@@ -15,12 +15,15 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gymnast_core.arm.latch import StopLatch
 from gymnast_core.arm.mark import KEY_BYTES, graph_id
 from gymnast_core.errors import ConfigError
-from gymnast_ros.graph import GraphConfig
 from gymnast_ros.seat import Seat
+
+if TYPE_CHECKING:  # nodes read what a claim left, and need nothing of what can be started
+    from gymnast_ros.graph import GraphConfig
 
 VARIABLE = "GYMNAST_GATE"
 KEY_FILE, LATCH_FILE, SEAT_FILE = "key", "latch", "graph"

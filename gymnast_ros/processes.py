@@ -8,6 +8,27 @@ from pathlib import Path
 
 ParameterValue = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
 """Of a ROS parameter."""
+RESPAWN_DELAY_S = 1.0
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl", "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
+    "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+}  # fmt: skip
+"""Of every process, where the user has set nothing else.
+
+Nobody outside this machine joins the robot's DDS domain unless the user sets ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET.
+
+Two torch threads on a busy machine are several times slower than one. UDPv4 is Fast DDS without shared memory, which is
+known to stop delivering after a reader was killed (kill -9, out of memory): eProsima/Fast-DDS issues 5469 and 5053.
+"""
+ESCALATE_AFTER_S = {"sim": 5.0, "widowx": 25.0}
+"""SIGINT, then SIGTERM after this, then SIGKILL: a real arm needs the time to reach its sleep pose."""
+
+REFUSED = 78
+"""Exit code of a node that may not run here; it is not started again (EX_CONFIG of sysexits.h)."""
+SECURITY = "ROS_SECURITY_ENABLE"
+"""Environment of ROS 2: \"true\" where DDS has to ask every participant for its certificate."""
+RESPAWNED = "GYMNAST_RESPAWNED"
+"""Environment of our processes: whether they are respawned."""
 
 
 @dataclass(frozen=True)

@@ -21,23 +21,20 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from gymnast_core.lifeline import STARTER
 from gymnast_ros.arguments import ARGUMENTS, check_files, check_known, config_from
 from gymnast_ros.enclaves import ENCLAVE, security_environment
-from gymnast_ros.graph import (
+from gymnast_ros.graph import GraphConfig, devices, enclave_of, external, graph
+from gymnast_ros.keyring import Claim
+from gymnast_ros.processes import (
     ENVIRONMENT,
     ESCALATE_AFTER_S,
     REFUSED,
     RESPAWN_DELAY_S,
     RESPAWNED,
-    STARTER,
-    GraphConfig,
-    devices,
-    enclave_of,
-    external,
-    graph,
+    ExternalSpec,
+    NodeSpec,
 )
-from gymnast_ros.keyring import Claim
-from gymnast_ros.processes import ExternalSpec, NodeSpec
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 CLAIMS: list[Claim] = []

@@ -19,7 +19,7 @@ from cloud_trainer.service import metrics
 from gymnast_cli.main import parser_for
 from gymnast_cli.service_flags import config_from, variable_of
 from gymnast_ros.bringup import EXIT_ARM
-from gymnast_ros.graph import ESCALATE_AFTER_S
+from gymnast_ros.processes import ESCALATE_AFTER_S
 from tests.installed import ROOT
 from tests.test_packaging import pinned
 

@@ -34,7 +34,6 @@ DOORS = {
     "gymnast_ros.bringup": "starts the robot's graph",
     "gymnast_ros.doctor": "looks over a robot's folder",
     "gymnast_ros.enclaves": "writes the keystore of SROS2",
-    "gymnast_ros.graph": "the variable by which a started process knows its starter",
     "gymnast_ros.keyring": "the variable of the domain",
     "gymnast_ros.nodes.access": "what the keystore permits",
     "gymnast_ros.nodes.client": "asks a started robot",

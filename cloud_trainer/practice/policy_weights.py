@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
+from cloud_trainer.training_state import whole
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.trainable import LearningPolicy
 from gymnast_core.policy import Policy
@@ -25,8 +25,7 @@ def weights_of(policy: Policy | LearningPolicy) -> Weights:
     """
     weights = {}
     for name, tensor in _network(policy).state_dict().items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        plain = whole.detach().cpu()
+        plain = whole(tensor).detach().cpu()
         weights[name] = (plain.view(torch.int16) if plain.dtype is torch.bfloat16 else plain).numpy().copy()
     return weights
 

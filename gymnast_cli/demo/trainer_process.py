@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gymnast_core.errors import TransientBridgeError
-from gymnast_ros.graph import STARTER
+from gymnast_core.lifeline import STARTER
 
 
 @contextlib.contextmanager

@@ -24,7 +24,6 @@ from gymnast_core.arm.flight import Named
 from gymnast_core.errors import ConfigError, ShapeError
 from gymnast_core.pulse import Pulse
 from gymnast_core.spec import JOINT_NAMES
-from gymnast_ros.graph import REFUSED
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import COMMAND_NAMES, MAX_AGE_S, from_target
@@ -34,6 +33,7 @@ from gymnast_ros.nodes.gate_voice import GateVoice
 from gymnast_ros.nodes.marked import MarkedJoints, listen_joints, listen_json
 from gymnast_ros.nodes.runtime import Diagnostics, own_name, run
 from gymnast_ros.nodes.settings import NodeSettings
+from gymnast_ros.processes import REFUSED
 from gymnast_ros.run.ticker import SWITCH_INTERVAL_S
 
 SOURCES = {"policy": topics.POLICY_COMMAND, "teleop": topics.TELEOP_COMMAND}

@@ -18,11 +18,11 @@ from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 
 from gymnast_core.errors import ConfigError, GymnastError
-from gymnast_ros.graph import REFUSED, RESPAWNED, SECURITY
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.ears import dropped, note_drop
 from gymnast_ros.nodes.marked import MarkedJson
+from gymnast_ros.processes import REFUSED, RESPAWNED, SECURITY
 from gymnast_ros.run.ending import Ending
 
 LOG = logging.getLogger(__name__)

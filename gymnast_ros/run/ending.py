@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 from gymnast_core.asked import Asked
-from gymnast_ros.graph import STARTER
+from gymnast_core.lifeline import STARTER
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -67,7 +67,7 @@ class Request(BaseModel):
             or changes which policy drives.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
     operation: ClassVar[str]
     node: ClassVar[str]
     marked: ClassVar[bool] = False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gymnast_ros.graph import RESPAWNED
+from gymnast_ros.processes import RESPAWNED
 from tests.ros.conftest import wait_until
 
 ROOT = Path(__file__).parents[2]

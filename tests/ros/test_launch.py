@@ -14,9 +14,10 @@ import pytest
 
 from gymnast_core.errors import ConfigError
 from gymnast_ros.arguments import ARGUMENTS, IDENTITY_FILES, check_files, check_known, config_from, evaluation_command
-from gymnast_ros.graph import ENVIRONMENT, REFUSED, GraphConfig, devices, external, graph
+from gymnast_ros.graph import GraphConfig, devices, external, graph
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import evaluate_once
+from gymnast_ros.processes import ENVIRONMENT, REFUSED
 from tests.ros.fake_launch import install
 
 ROOT = Path(__file__).parents[2]

@@ -13,10 +13,9 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from cloud_trainer.training_state import is_shard, whole
 from cloud_trainer.world_model.dit.network import DiT
 from gymnast_core.errors import ConfigError
 
@@ -84,6 +83,8 @@ def wrap(model: DiT, strategy: str, place: Place) -> nn.Module:
         raise ConfigError(f"strategy {strategy} needs several processes; start with torchrun, or use single")
     if strategy == "ddp":
         return DistributedDataParallel(model)
+    from torch.distributed.fsdp import fully_shard  # takes a second, which a process alone need not wait for
+
     mesh = init_device_mesh(place.device.type, (place.world_size,))
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
@@ -93,15 +94,15 @@ def wrap(model: DiT, strategy: str, place: Place) -> nn.Module:
 
 def gathered(tensor: Tensor) -> Tensor:
     """Return the whole tensor on the CPU; every rank must call it."""
-    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    copied: Tensor = whole.detach().cpu().clone()
-    return copied
+    return whole(tensor).detach().cpu().clone()
 
 
 @torch.no_grad()
 def fill(target: Tensor, source: Tensor) -> None:
     """Copy a whole tensor into a parameter or buffer that may be sharded."""
-    if isinstance(target, DTensor):
+    if is_shard(target):
+        from torch.distributed.tensor import distribute_tensor
+
         source = distribute_tensor(source.to(target.device), target.device_mesh, target.placements)
     target.copy_(source)
 
