@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from gymnast_core.errors import GymnastError
 from gymnast_core.framed import frames, read_frame, write_frame
 from gymnast_core.policies import serve_policy
+from gymnast_core.policy import Policy
 from gymnast_core.wire.gymnast.v1 import policy_pb2
 from gymnast_core.wire.inference import answers
 
 
-def main(folder: Path, device: str) -> int:
+def serve(open_policy: Callable[[], Policy]) -> int:
     """Answer until the other end is closed; returns the exit code."""
     source, out = frames()
     try:
-        policy = serve_policy(folder, device=device)
+        policy = open_policy()
     except GymnastError as error:
         write_frame(out, json.dumps({"error": type(error).__name__, "message": f"{error}"}).encode())
         return 1
@@ -32,4 +34,4 @@ def main(folder: Path, device: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(serve(lambda: serve_policy(Path(sys.argv[1]), device=sys.argv[2])))

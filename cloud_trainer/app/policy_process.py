@@ -12,7 +12,7 @@ class PolicyProcess:
     """Runs one policy.
 
     Args:
-        folder: checkpoint.
+        chosen: checkpoint folder, or the settings file of a plan policy.
         device: see gymnast_core.policies.serve_policy.
         answer_s: longest wait for an answer but the first.
 
@@ -21,8 +21,11 @@ class PolicyProcess:
         ConfigError: no such device here.
     """
 
-    def __init__(self, folder: Path, device: str, *, answer_s: float = ANSWER_S) -> None:
-        self._process = ServedProcess("policy", ["cloud_trainer.policy_worker", str(folder), device], answer_s=answer_s)
+    def __init__(self, chosen: Path, device: str, *, answer_s: float = ANSWER_S) -> None:
+        command = ["cloud_trainer.policy_worker", str(chosen), device]
+        if chosen.is_file():
+            command = ["cloud_trainer.practice.plan_worker", str(chosen)]
+        self._process = ServedProcess("policy", command, answer_s=answer_s)
 
     @property
     def version(self) -> str:

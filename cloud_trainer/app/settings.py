@@ -52,7 +52,8 @@ class AppConfig:
     Attributes:
         service: see ServiceConfig.
         imports: checkpoint folders it knows from the start.
-        policy: checkpoint folder of a policy that runs here, for robots without a GPU; None runs none.
+        policy: checkpoint folder of a policy, or settings file of a plan policy, that runs here for robots without a
+            GPU; None runs none.
         policy_device: of that policy; auto takes a GPU if there is one.
         judge: checkpoint folder or settings file of a judge of real episodes that runs here; None judges none.
         judge_floor: what proves it on a task in a scene: the lower bound of its precision there.

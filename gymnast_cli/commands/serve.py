@@ -27,8 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         )  # fmt: skip
     parser.add_argument("--import", dest="imports", type=Path, action="append", default=[], metavar="CHECKPOINT",
                         help="checkpoint folder to know beside them; may be repeated")  # fmt: skip
-    parser.add_argument("--policy", type=Path, metavar="CHECKPOINT",
-                        help="run it for robots without a GPU: gymnast up --policy remote:HOST:PORT")  # fmt: skip
+    parser.add_argument("--policy", type=Path, metavar="CHECKPOINT|FILE",
+                        help="run it for robots without a GPU: gymnast up --policy remote:HOST:PORT; a file names a "
+                        "planner, its judge and how many plans it chooses from")  # fmt: skip
     parser.add_argument("--policy-device", default="auto", help="auto takes a GPU if there is one; cpu, cuda, cuda:N")
     parser.add_argument("--judge", type=Path, metavar="CHECKPOINT|FILE",
                         help="let it judge real episodes, and label those of tasks and scenes on which its precision "

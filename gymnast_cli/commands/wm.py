@@ -1,4 +1,4 @@
-"""`gymnast wm`: convert a published model, check a dataset's actions, train, roll out, audit, serve.
+"""`gymnast wm`: convert a published model, show what one takes, check a dataset, train, roll out, audit, plan, serve.
 
 The audit says how far a world model may be trusted, measured on recorded episodes it never saw.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gymnast_cli import wm_lab, wm_serve
+from gymnast_cli import wm_lab, wm_plan, wm_serve
 from gymnast_cli.connect import add_override_argument, emit
 from gymnast_cli.wm_data import add_data_arguments, described
 
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     wm_lab.add_arguments(actions)
     wm_serve.add_arguments(actions)
+    wm_plan.add_arguments(actions)
     audit = actions.add_parser("audit", help="real against imagined, with a page of videos")
     audit.add_argument("episodes", type=Path, nargs="+", help=".mcap files, or folders of data; held out of training")
     add_data_arguments(audit)
@@ -71,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do one action."""
-    here = {"audit": _audit, "bounds": _bounds, "serve": wm_serve.serve}
+    here = {"audit": _audit, "bounds": _bounds, "serve": wm_serve.serve,
+            "plan": wm_plan.plan, "train-planner": wm_plan.train_planner}  # fmt: skip
     return here[args.action](args, console) if args.action in here else wm_lab.run(args, console)
 
 

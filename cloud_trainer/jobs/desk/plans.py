@@ -1,0 +1,123 @@
+"""Plans from words and a picture at a desk, without a service: a planner trained, a plan made and written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cloud_trainer.jobs.desk.lab import episode_files, labelled_episodes
+from cloud_trainer.practice.plan_policy import PlanSettings, open_plan_policy
+from cloud_trainer.progress import Progress
+from cloud_trainer.world_model.compact.data import clips_of
+from cloud_trainer.world_model.data.video import read_picture, write_video
+from cloud_trainer.world_model.planner.network import PlannerConfig
+from cloud_trainer.world_model.planner.train import PlannerTraining, train_planner
+from gymnast_core.episodes import read_episode
+from gymnast_core.errors import ConfigError
+from gymnast_core.records.manifest import Manifest
+from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.types import PROPRIO_DIM, FloatArray, Observation
+
+__all__ = ["PlanSettings", "Planned", "PlannerTraining", "make_plan", "train"]
+
+EPISODE = ".mcap"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What was planned and where it lies.
+
+    Attributes:
+        planner: id.
+        video: of the plan.
+        actions: file of the actions, as `replay:FILE` plays them.
+        steps: control steps.
+        scores: the judge's, of every plan that there was; empty without one.
+        best: which was kept.
+    """
+
+    planner: str
+    video: Path
+    actions: Path
+    steps: int
+    scores: tuple[float, ...]
+    best: int
+
+
+def train(episodes: Sequence[Path], out: Path, config: PlannerTraining, *, progress: Progress) -> Manifest:
+    """Train a planner on recorded episodes; a run that was stopped goes on.
+
+    Args:
+        episodes: labelled .mcap files or folders; it learns from the successes, inverse dynamics from all.
+        out: checkpoint folder to create.
+        config: how.
+        progress: called every 20 steps.
+
+    Raises:
+        ConfigError: no success among them.
+    """
+    sizes = PlannerConfig()
+    clips = clips_of(labelled_episodes(episodes, sizes.image_size), sizes.image_size)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return train_planner(clips, config, out, sizes=sizes, state=out.with_name(f"{out.name}.state"), progress=progress)
+
+
+def make_plan(settings: PlanSettings, image: Path, instruction: str, out: Path) -> Planned:
+    """Plan from one picture, or from where a recorded episode began; writes plan.mp4, actions.json and plan.json.
+
+    Args:
+        settings: how.
+        image: a square picture, or an .mcap file.
+        instruction: what the arm should do; empty is the episode's.
+        out: folder to write.
+
+    Raises:
+        ConfigError: no instruction; or a world model is to do the plan's actions, and a picture does not say where the
+            arm is.
+        CorruptError: no readable picture or episode.
+    """
+    observation, said = _seen(image, posed=settings.world_model is not None)
+    if not (text := instruction or said):
+        raise ConfigError(f"{image} says nothing about what to do; give --instruction")
+    policy = open_plan_policy(settings)
+    chosen = policy.choose(observation, [text], seed=settings.seed)
+    plans, scores = chosen.plans, [float(score) for score in chosen.scores_BN[0] if np.isfinite(score)]
+    out.mkdir(parents=True, exist_ok=True)
+    video, actions = out / "plan.mp4", out / "actions.json"
+    every = int(plans.frame_steps_F[1])
+    write_video(video, plans.frames_BFHWC[0], fps=max(1, round(WIDOWX_250S.control_hz / every)))
+    actions.write_text(json.dumps(plans.actions_BTA[0].round(5).tolist()))
+    found = Planned(plans.planner, video, actions, plans.actions_BTA.shape[1], tuple(scores), int(chosen.best_B[0]))
+    about = {"planner": found.planner, "instruction": text, "image": str(image), "scores": scores, "best": found.best,
+             "frame_steps": plans.frame_steps_F.tolist(), "settings": settings.to_json()}  # fmt: skip
+    (out / "plan.json").write_text(json.dumps(about, indent=1))
+    return found
+
+
+def _seen(image: Path, *, posed: bool) -> tuple[Observation, str]:
+    """What a policy would see there, and what an episode was about."""
+    if image.suffix == EPISODE:
+        episode = read_episode(episode_files([image])[0])
+        frame, pose_P = next(iter(episode.images.values()))[0], episode.proprio_TP[0]
+        return _observation(frame, pose_P), episode.instruction
+    if posed:
+        raise ConfigError(
+            f"a world model begins where the arm is, which {image.name} does not say: plan from a recorded episode "
+            "(--image FILE.mcap), or without --world-model"
+        )
+    if not image.is_file():
+        raise ConfigError(f"no picture {image}; name one, or an episode's .mcap file")
+    frame = read_picture(image)
+    if frame.shape[0] != frame.shape[1]:
+        raise ConfigError(
+            f"{image} has {frame.shape[1]} x {frame.shape[0]} pixels; crop it to the square that the camera records"
+        )
+    return _observation(frame, np.zeros(PROPRIO_DIM, np.float32)), ""
+
+
+def _observation(frame_HWC: np.ndarray, pose_P: FloatArray) -> Observation:
+    return Observation({"camera": frame_HWC[None]}, pose_P[None], np.zeros(1, np.int64))

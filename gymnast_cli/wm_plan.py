@@ -1,0 +1,75 @@
+"""`gymnast wm train-planner` and `gymnast wm plan`: plans from words and a picture, and the actions they ask for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gymnast_cli.connect import emit
+from gymnast_core.errors import ConfigError
+
+
+def add_arguments(actions: Any) -> None:
+    """Declare both."""
+    train = actions.add_parser("train-planner", help="teach a compact planner what recorded successes look like")
+    train.add_argument("episodes", type=Path, nargs="+", help="labelled .mcap files or folders; failures teach it "
+                       "which action moves what")  # fmt: skip
+    train.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="checkpoint folder to write; a run "
+                       "that was stopped goes on")  # fmt: skip
+    train.add_argument("--iterations", type=int, default=2000, help="of the planner (default %(default)s)")
+    train.add_argument("--inverse-iterations", type=int, default=800, help="of inverse dynamics (default %(default)s)")
+    train.add_argument("--seed", type=int, default=0, help="of everything")
+    plan = actions.add_parser("plan", help="a video of how it could be done, and the actions it takes")
+    plan.add_argument("--planner", type=Path, required=True, metavar="FOLDER", help="checkpoint of a planner")
+    plan.add_argument("--image", type=Path, required=True, metavar="FILE", help="a square picture of the scene, or an "
+                      "episode's .mcap file: where it began")  # fmt: skip
+    plan.add_argument("--instruction", default="", metavar="TEXT", help="what to do (default: the episode's)")
+    plan.add_argument("--best-of", type=int, default=1, metavar="N", help="plans to choose from (default %(default)s)")
+    plan.add_argument("--judge", type=Path, metavar="FOLDER|FILE", help="who chooses")
+    plan.add_argument("--world-model", type=Path, metavar="FOLDER", help="let the judge see the plan's actions done in "
+                      "this one (default: it sees the plan)")  # fmt: skip
+    plan.add_argument("--seed", type=int, default=0, help="of the plans")
+    plan.add_argument("--out", type=Path, default=Path("plan"), metavar="FOLDER", help="plan.mp4, actions.json and "
+                      "plan.json go here (default %(default)s)")  # fmt: skip
+
+
+def train_planner(args: argparse.Namespace, console: Console) -> int:
+    """Train one, and say where it is."""
+    from cloud_trainer.jobs.desk.plans import PlannerTraining, train
+    from gymnast_cli.stages import Stages
+
+    if args.out.exists():
+        raise ConfigError(f"{args.out} exists; checkpoints are immutable, choose another folder")
+    config = PlannerTraining(iterations=args.iterations, inverse_iterations=args.inverse_iterations, seed=args.seed)
+    with Stages(console) as stages, stages.stage("train planner") as advance:
+        manifest = train(
+            args.episodes, args.out, config,
+            progress=lambda event: advance(event.step, event.total, f"{event.stage} {event.metrics['loss']:.3f}"),
+        )  # fmt: skip
+    found = {"id": manifest.id, "folder": str(args.out), "bytes": manifest.weights_bytes,
+             "successes": manifest.lineage["successes"], "episodes": len(manifest.lineage["episodes"])}  # fmt: skip
+    text = f"{manifest.id} in {args.out}, from {found['successes']} successes of {found['episodes']} episodes"
+    emit(args, console, found, text)
+    return 0
+
+
+def plan(args: argparse.Namespace, console: Console) -> int:
+    """Plan, and say how to play it."""
+    from cloud_trainer.jobs.desk.plans import PlanSettings, make_plan
+
+    settings = PlanSettings(
+        planner=args.planner, judge=args.judge, world_model=args.world_model, best_of=args.best_of, seed=args.seed
+    )
+    found = make_plan(settings, args.image, args.instruction, args.out)
+    judged = f"; the best of {len(found.scores)} scores {found.scores[found.best]:.2f}" if found.scores else ""
+    text = (
+        f"{found.planner}: {found.steps} steps in {found.video}{judged}\n"
+        f"on a started robot, real or simulated: gymnast evaluate replay:{found.actions.resolve()} --count 1"
+    )
+    value = {"planner": found.planner, "video": str(found.video), "actions": str(found.actions), "steps": found.steps,
+             "scores": list(found.scores), "best": found.best}  # fmt: skip
+    emit(args, console, value, text)
+    return 0
