@@ -88,9 +88,10 @@ def add_recordings(app: FastAPI, site: Site, sources: Sources) -> None:
     app.get(address)(recording)
     app.head(address)(recording)
 
-    @app.options(address)
-    def asked_before(episode_id: str) -> Response:
+    def preflight(episode_id: str) -> Response:
         return Response(status_code=204, headers={**_CORS, "Access-Control-Allow-Methods": "GET, HEAD"})
+
+    app.options(address)(preflight)
 
     @app.get("/episodes/{episode_id}/foxglove")
     def foxglove(request: Request, episode_id: str, user: Annotated[User, Depends(site.user_of)]) -> Response:
