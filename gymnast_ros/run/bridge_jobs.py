@@ -309,7 +309,7 @@ class BridgeJobs:
     def _attach(self, asked: Attach) -> str:
         """The rollout node looks for adapters when its next episode starts."""
         self._require_checked(asked.checkpoint_id)
-        base = self._store.attach(
+        base = self._store.scenes.attach(
             asked.checkpoint_id, asked.scene, SceneRecogniser.from_json(asked.recogniser),
             probation_episodes=self._probation(asked.probation_episodes),
         )  # fmt: skip
@@ -320,12 +320,12 @@ class BridgeJobs:
         """An operator at the trainer dropped them; one that is gone already is reported no longer."""
         for checkpoint_id in checkpoint_ids:
             if self._store.adapters.find(checkpoint_id) is not None:
-                self._store.detach(checkpoint_id)
+                self._store.scenes.detach(checkpoint_id)
                 self._ports.log.info(f"detached {checkpoint_id}: dropped at the trainer")
         self.publish_status()
 
     def _detach(self, asked: Detach) -> str:
-        self._store.detach(asked.checkpoint_id)
+        self._store.scenes.detach(asked.checkpoint_id)
         self.publish_status()
         return asked.checkpoint_id
 

@@ -43,7 +43,7 @@ class ProbationWatch:
         if not (event["good"] or event["bad"]):
             return
         count = self._store.on_episode if policy == self._store.current_id() else partial(
-            self._store.on_adapter_episode, policy
+            self._store.scenes.on_episode, policy
         )  # fmt: skip
         try:
             kept = count(good=event["good"], reason=reason, run=event["run"])

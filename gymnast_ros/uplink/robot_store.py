@@ -1,40 +1,31 @@
 """Checkpoints on the robot: staged, current, and how to get back.
 
-The shelf holds what was verified and links to the one in use; state.json holds the rest. After a kill at any point,
-recover() finds a whole, never older checkpoint in use. One class, and so a long file: every change is one of state and
-shelf together, under one lock.
+What was released is taken in here, tried, put in force and taken back; scene_attachments.py has what stands beside it,
+store_folder.py what both change. One class, and so a long file: these are the steps of one state, and any of them may
+end another.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gymnast_core.episodes.durable import PARTIAL_SUFFIX, write_durably
-from gymnast_core.errors import CheckpointError, CorruptError
-from gymnast_core.evaluation.recognition import SceneRecogniser
+from gymnast_core.episodes.durable import write_durably
+from gymnast_core.errors import CheckpointError
 from gymnast_core.records.gate_rule import REQUIRED, GateNote, GateRule, RunsHere, note_of, still_good
-from gymnast_core.records.manifest import (
-    Manifest,
-    read_checkpoint,
-    read_manifest,
-    verify_checkpoint,
-)
+from gymnast_core.records.manifest import Manifest, read_checkpoint, read_manifest, verify_checkpoint
 from gymnast_core.records.signing import Release, SignedDocument, TrustedKeys, check_release
-from gymnast_ros.uplink.scene_adapters import SceneAdapter, SceneAdapters
-from gymnast_ros.uplink.shelf import CheckpointShelf, write_weights
+from gymnast_ros.uplink.scene_attachments import SceneAttachments
+from gymnast_ros.uplink.shelf import write_weights
+from gymnast_ros.uplink.store_folder import ADAPTER_OF, StoreFolder
 from gymnast_ros.uplink.store_state import Mandate, StoreState
 
 LOG = logging.getLogger(__name__)
-ADAPTER_OF = "adapter_of"
-"""Key of a manifest's config: this checkpoint is a LoRA adapter, and travels without the base it names."""
 GATE_NAME = "gate.json"
 """Beside the weights: the record of the gate that they have passed."""
-_STATE, _DOWNLOAD = "state.json", "download"
+_DOWNLOAD = "download"
 _MOST_STAGED = 8
 
 
@@ -50,6 +41,10 @@ class RobotStore:
         clock_ns: wall clock, for expiry.
         gate: what a release must show before it is taken in.
         tenant: of this robot's certificate; empty without one.
+
+    Attributes:
+        adapters: that stand beside a checkpoint.
+        scenes: attaches and detaches them.
     """
 
     def __init__(
@@ -66,13 +61,12 @@ class RobotStore:
     ) -> None:
         self.folder, self._robot, self._trusted = folder, robot, trusted
         self.gate, self._tenant = gate, tenant
-        self._action_space, self._keep, self._clock_ns = action_space, keep, clock_ns
-        self._lock = threading.RLock()
-        self._shelf, self.adapters = CheckpointShelf(folder), SceneAdapters(folder)
+        self._action_space, self._clock_ns = action_space, clock_ns
+        self._kept = kept = StoreFolder(folder, keep=keep, clock_ns=clock_ns)
+        self._lock, self._shelf, self._state = kept.lock, kept.shelf, kept.state
+        self.adapters, self.scenes = kept.adapters, SceneAttachments(kept)
         self.download_folder = folder / _DOWNLOAD
         self.download_folder.mkdir(parents=True, exist_ok=True)
-        self._state = self._read_state()
-        self.recover()
         self._drop_ungated()
 
     @property
@@ -92,8 +86,7 @@ class RobotStore:
 
     def current_id(self) -> str | None:
         """Its id."""
-        path = self.current()
-        return path.name if path else None
+        return self._kept.current_id()
 
     def staged(self) -> Path | None:
         """The newest checkpoint that is verified and was not tried yet."""
@@ -168,7 +161,7 @@ class RobotStore:
                 self._shelf.place(manifest, None, lambda target: write_weights(target, weights))
             if manifest.id not in self._state.installed:
                 self._state.installed.append(manifest.id)
-            self._make_current(manifest.id)
+            self._kept.make_current(manifest.id)
             return self._shelf.folder_of(manifest.id)
 
     def stage(
@@ -214,8 +207,8 @@ class RobotStore:
             self._state.staged = [*others, *new][-_MOST_STAGED:]
             if release.kind != "release":
                 self._state.mandate = Mandate(manifest.id, release.kind, release.sequence, release.reason)
-            self._save()
-            self._prune()
+            self._kept.save()
+            self._kept.prune()
             for stray in self.download_folder.iterdir():  # of older releases, which nobody will fetch again
                 stray.unlink()
             return self._shelf.folder_of(manifest.id)
@@ -236,13 +229,13 @@ class RobotStore:
             self._state.note_failure(release.checkpoint_id, reason)
             if release.kind != "release":
                 self._state.obeyed = release.sequence
-            self._save()
+            self._kept.save()
 
     def skip(self, document: SignedDocument) -> None:
         """Note a verified release that is none of ours (a world model, a judge), so that it is not offered again."""
         with self._lock:
             self._state.highest = self.check(document).sequence
-            self._save()
+            self._kept.save()
 
     def swap(self, checkpoint_id: str, *, probation_episodes: int = 0) -> Path:
         """Make a staged checkpoint current; call it between episodes.
@@ -262,77 +255,8 @@ class RobotStore:
             # what was released before it is overtaken: trying that afterwards would be a step back
             self._state.overtake(checkpoint_id)
             self._state.put_on_probation(checkpoint_id, previous, probation_episodes)
-            self._make_current(checkpoint_id)
+            self._kept.make_current(checkpoint_id)
             return self._shelf.folder_of(checkpoint_id)
-
-    def attach(
-        self, checkpoint_id: str, scene: str, recogniser: SceneRecogniser, *, probation_episodes: int = 0
-    ) -> str:
-        """Have a staged checkpoint drive in one scene, beside what is in force, which drives everywhere else.
-
-        Args:
-            checkpoint_id: a staged one, or one that is attached already.
-            scene: a name for people.
-            recogniser: of the scene.
-            probation_episodes: good episodes it needs there before it is trusted; 0 trusts it at once.
-
-        Returns:
-            Id of the base that it stands beside.
-
-        Raises:
-            CheckpointError: it is not staged, not intact, or was trained on another base than the one in force.
-        """
-        with self._lock:
-            base, attached = self.current_id(), self.adapters.find(checkpoint_id)
-            if base is None or (checkpoint_id not in self._state.staged and attached is None):
-                raise CheckpointError(f"{checkpoint_id!r} is not staged; staged are {self._state.staged}")
-            manifest = verify_checkpoint(self._shelf.folder_of(checkpoint_id))
-            if (made_on := manifest.config.get(ADAPTER_OF, base)) != base:
-                raise CheckpointError(
-                    f"{checkpoint_id} stands on {made_on}, but {base} is in force; adapt that one anew"
-                )
-            trusted = checkpoint_id in self._state.proven
-            self.adapters.put(SceneAdapter(
-                checkpoint_id, base, scene, recogniser, self._clock_ns(), 0 if trusted else probation_episodes
-            ))  # fmt: skip
-            self._state.staged = [other for other in self._state.staged if other != checkpoint_id]
-            self._save()
-            self._prune()
-            return base
-
-    def detach(self, checkpoint_id: str, failed: str = "") -> None:
-        """Have the base drive again in an adapter's scene, from the next episode on.
-
-        Args:
-            checkpoint_id: of the adapter.
-            failed: why it is never to be offered again; empty where it may be.
-
-        Raises:
-            CheckpointError: it is not attached.
-        """
-        with self._lock:
-            if not self.adapters.drop(checkpoint_id):
-                attached = [one.checkpoint_id for one in self.adapters.all()]
-                raise CheckpointError(f"{checkpoint_id!r} is not attached; attached are {attached}")
-            if failed:
-                self._state.note_failure(checkpoint_id, failed)
-            self._save()
-            self._prune(spare=checkpoint_id)
-
-    def on_adapter_episode(self, checkpoint_id: str, *, good: bool, reason: str, run: str) -> bool:
-        """Count an episode that an adapter drove; see on_episode(). Returns False when it was detached."""
-        with self._lock:
-            before = self.adapters.find(checkpoint_id)
-            if before is None or before.left <= 0:
-                return True
-            if not self.adapters.count(before, good=good, run=run):
-                self.detach(checkpoint_id, reason or "an episode failed during probation")
-                return False
-            after = self.adapters.find(checkpoint_id)
-            if after is not None and after.left <= 0:
-                self._state.proven = [*self._state.proven, checkpoint_id]
-                self._save()
-            return True
 
     def obey(self, *, probation_episodes: int = 0) -> Path | None:
         """Put in force what the newest promotion or rollback names, once it has passed its shadow check.
@@ -362,10 +286,10 @@ class RobotStore:
                     self._state.history = [other for other in self._state.history if other != before]
                     before = next(iter(self._state.ways_back(target, self.held())), None)
                 self._state.put_on_probation(target, before, probation_episodes)
-                self._make_current(target, spare=self.current_id() or "")
+                self._kept.make_current(target, spare=self.current_id() or "")
             # afterwards: a kill in between leaves the mandate, and obeying it again changes nothing
             self._state.mandate, self._state.obeyed = None, mandate.sequence
-            self._save()
+            self._kept.save()
             return self._shelf.folder_of(target)
 
     def reject(self, checkpoint_id: str, reason: str) -> None:
@@ -375,8 +299,8 @@ class RobotStore:
             self._state.note_failure(checkpoint_id, reason)
             if (mandate := self._state.mandate) is not None and mandate.checkpoint_id == checkpoint_id:
                 self._state.mandate, self._state.obeyed = None, mandate.sequence
-            self._save()
-            self._prune()
+            self._kept.save()
+            self._kept.prune()
 
     def on_episode(self, *, good: bool, reason: str = "", run: str = "") -> bool:
         """Count an episode of the current checkpoint; one that is not good during probation rolls back.
@@ -401,7 +325,7 @@ class RobotStore:
             if self._state.probation.left <= 0:
                 self.confirm()
             else:
-                self._save()
+                self._kept.save()
             return True
 
     def confirm(self) -> None:
@@ -410,8 +334,8 @@ class RobotStore:
             if (probation := self._state.probation) is not None:
                 self._state.proven = [*self._state.proven, probation.checkpoint_id]
             self._state.probation = None
-            self._save()
-            self._prune()
+            self._kept.save()
+            self._kept.prune()
 
     def rollback(self, reason: str) -> Path:
         """Go back to the checkpoint before, and never offer this one again.
@@ -430,75 +354,6 @@ class RobotStore:
             self._state.probation = None
             self._state.history = [other for other in self._state.history if other != bad]
             self._state.remember(target, self._clock_ns())
-            self._save()  # first, so that a kill before the rename ends in recover() doing it
-            self._make_current(target, spare=bad)
+            self._kept.save()  # first, so that a kill before the rename ends in recover() doing it
+            self._kept.make_current(target, spare=bad)
             return self._shelf.folder_of(target)
-
-    def recover(self) -> None:
-        """Finish what a kill interrupted; called by the constructor."""
-        with self._lock:
-            self._shelf.recover()
-            self.adapters.settle(self.held())
-            for stray in self.folder.glob(f".{_STATE}{PARTIAL_SUFFIX}*"):
-                stray.unlink()
-            current = self.current_id()
-            current = self._leave_scene(current)
-            self._state.settle(current, self.held())
-            if current is not None and current in self._state.failed and self._state.history:
-                earlier = [other for other in self._state.history if other != current and other in self.held()]
-                if earlier:
-                    self._make_current(earlier[-1], spare=current)
-            elif current is not None and (not self._state.history or self._state.history[-1] != current):
-                self._state.remember(current, self._clock_ns())
-                self._save()
-
-    def _leave_scene(self, current: str | None) -> str | None:
-        """What an older version had put in force for one scene alone makes room for what drove everywhere else."""
-        path = self.folder / "scenes" / f"{current}.json"
-        if current is None or not path.is_file():
-            return current
-        try:
-            base = str(json.loads(path.read_bytes())["base"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is no scene: {error}; roll {current} back at the trainer") from error
-        if base in self.held():
-            LOG.warning(
-                "kept_for_a_scene checkpoint=%s base=%s: the base is in force; keep it there anew", current, base
-            )
-            self._make_current(base, spare=current)
-            current = base
-        path.unlink()
-        return current
-
-    def _make_current(self, checkpoint_id: str, *, spare: str = "") -> None:
-        """Save the state, then swap the link; a kill in between is settled by recover().
-
-        What was current is spared until the next change: a reader may have just found it.
-        """
-        self._state.remember(checkpoint_id, self._clock_ns())
-        self._save()
-        self._shelf.use(checkpoint_id)
-        self._prune(spare)
-
-    def _prune(self, spare: str = "") -> None:
-        """Delete what is neither current, nor staged, nor among the last that were current."""
-        current = self.current_id()
-        wanted = {*self._state.history[-self._keep :], *self._state.staged, *self._state.installed, current, spare}
-        wanted |= {name for one in self.adapters.all() for name in (one.checkpoint_id, one.base)}
-        wanted |= {self._state.mandate.checkpoint_id} if self._state.mandate is not None else set()
-        wanted |= {
-            read_manifest(self._shelf.folder_of(name)).config.get(ADAPTER_OF) for name in wanted if name in self.held()
-        }
-        self._shelf.keep(wanted)
-
-    def _save(self) -> None:
-        write_durably(self.folder / _STATE, self._state.to_bytes())
-
-    def _read_state(self) -> StoreState:
-        path = self.folder / _STATE
-        if not path.is_file():
-            return StoreState()
-        try:
-            return StoreState.from_bytes(path.read_bytes())
-        except CorruptError as error:
-            raise CorruptError(f"{path} {error}; restore it or start afresh") from error

@@ -15,8 +15,8 @@ from gymnast_core.records.manifest import write_checkpoint
 from gymnast_core.records.signing import TrustedKeys
 from gymnast_ros.run.probation import ProbationWatch
 from gymnast_ros.uplink import RobotStore
-from gymnast_ros.uplink.robot_store import ADAPTER_OF
 from gymnast_ros.uplink.scene_adapters import MOST
+from gymnast_ros.uplink.store_folder import ADAPTER_OF
 from tests.bridge.conftest import UNGATED
 from tests.bridge.test_weights import KEY, checkpoints, stage
 from tests.core.test_scene import scene
@@ -54,7 +54,7 @@ def kept(store: RobotStore, tmp_path: Path, count: int, **more) -> tuple[str, li
     for number in range(count):
         ids.append(stage(store, adapter(tmp_path / f"a{number}", base, number), number + 1))
         shade = 20 + 60 * number
-        assert store.attach(ids[-1], f"scene {number}", looks((shade, shade, shade)), **more) == base
+        assert store.scenes.attach(ids[-1], f"scene {number}", looks((shade, shade, shade)), **more) == base
     return base, ids
 
 
@@ -72,11 +72,11 @@ def test_adapters_stand_beside_a_base_that_is_untouched_to_the_bit_and_survive_a
 def test_only_what_was_staged_and_stands_on_the_base_in_force_is_attached(store, tmp_path):
     base, _ = kept(store, tmp_path, 0)
     with pytest.raises(CheckpointError, match="not staged"):
-        store.attach("policy-nowhere", "x", looks())
+        store.scenes.attach("policy-nowhere", "x", looks())
     other = adapter(tmp_path / "other", stage(store, checkpoints(tmp_path / "n", 2)[1], 1), 7)
     name = stage(store, other, 2)
     with pytest.raises(CheckpointError, match=f"but {base} is in force; adapt that one anew"):
-        store.attach(name, "x", looks())
+        store.scenes.attach(name, "x", looks())
     assert store.adapters.all() == []
 
 
@@ -96,21 +96,21 @@ def test_another_base_lets_them_rest_and_a_rollback_brings_them_back(store, tmp_
 def test_a_new_adapter_of_a_scene_takes_the_place_of_the_old_one_and_the_same_name_elsewhere_does_not(store, tmp_path):
     base, (old,) = kept(store, tmp_path, 1)
     new = stage(store, adapter(tmp_path / "new", base, 5), 5)
-    store.attach(new, "scene 0", looks((20, 20, 20)))
+    store.scenes.attach(new, "scene 0", looks((20, 20, 20)))
     assert [one.checkpoint_id for one in store.adapters.all()] == [new]
     assert old not in store.held()
     third = stage(store, adapter(tmp_path / "third", base, 6), 6)
-    store.attach(third, "scene 0", looks((200, 200, 200)))
+    store.scenes.attach(third, "scene 0", looks((200, 200, 200)))
     assert [one.checkpoint_id for one in store.adapters.all()] == [new, third]
 
 
 def test_a_dropped_one_is_gone_and_may_be_offered_again(store, tmp_path):
     base, (first, second) = kept(store, tmp_path, 2)
-    store.detach(first)
+    store.scenes.detach(first)
     assert [one.checkpoint_id for one in opened(store.folder).adapters.of(base)] == [second]
     assert first not in store.state.failed
     with pytest.raises(CheckpointError, match="is not attached; attached are"):
-        store.detach(first)
+        store.scenes.detach(first)
     assert stage(store, tmp_path / "a0", 8) == first
 
 
@@ -166,10 +166,10 @@ def test_what_an_older_version_put_in_force_for_one_scene_makes_room_for_its_bas
 def test_there_is_room_for_so_many_scenes(store, tmp_path):
     base, _ = kept(store, tmp_path, 0)
     first = stage(store, adapter(tmp_path / "a", base, 0), 1)
-    store.attach(first, "scene", looks())
+    store.scenes.attach(first, "scene", looks())
     known = json.loads((store.folder / "adapters" / f"{first}.json").read_text())
     for number in range(MOST - 1):
         text = json.dumps({**known, "checkpoint_id": f"policy-{number}", "scene": f"scene {number}"})
         (store.folder / "adapters" / f"policy-{number}.json").write_text(text)
     with pytest.raises(CheckpointError, match="drop one first"):
-        store.attach(stage(store, adapter(tmp_path / "b", base, 1), 2), "one more", looks((20, 20, 20)))
+        store.scenes.attach(stage(store, adapter(tmp_path / "b", base, 1), 2), "one more", looks((20, 20, 20)))

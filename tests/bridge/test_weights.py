@@ -21,7 +21,7 @@ from gymnast_core.types import ActionChunk, Observation
 from gymnast_core.wire.errors import TooLargeError
 from gymnast_ros.shadow import shadow_check
 from gymnast_ros.uplink import Identity, RobotStore, Uplink
-from gymnast_ros.uplink.robot_store import ADAPTER_OF
+from gymnast_ros.uplink.store_folder import ADAPTER_OF
 from tests.bridge.conftest import UNGATED, make_checkpoint
 from tests.bridge.test_bridge import wait_until
 
