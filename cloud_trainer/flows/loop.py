@@ -77,7 +77,7 @@ class Loop:
         self._folder = folder
         self._file = StepFile(folder / "state.json", config.to_json())
         self._fleet = Fleet(robots, self._connect, self._file, ended, shows)
-        self.policy = ""
+        self.policy = self._first = ""
         self.world_model, self.judge = config.world_model, config.judge
         self.rounds: list[LoopRound] = []
         self._episodes = LoopEpisodes(config, self._fleet, self._file, ended, shows)
@@ -92,8 +92,7 @@ class Loop:
         """
         self._shows.step("queue")
         self._engine.begin(self.robots, self._errand, self._ended, self._shows.advance)
-        self.policy = self._once("start", self._running)
-        first = self.policy
+        self.policy = self._first = first = self._once("start", self._running)
         before, _ = self._episodes.evaluate("0/evaluate", first)
         latest, reason = before, ""
         for number in range(1, self.config.rounds + 1):
@@ -142,7 +141,8 @@ class Loop:
         asking = self._engine.asking(self.robots)
         at_once = tuple(name for name in self.robots if name not in asking)
         spec = ImproveSpec(
-            policy=self.policy, world_model=self.world_model, judge=self.judge,
+            policy=self._first if self.config.restart else self.policy,
+            world_model=self.world_model, judge=self.judge,
             seed=self.config.seed * 100 + number, offer_to=at_once, config=config,
         )  # fmt: skip
         key = f"loop-{self._file.id}-{number}-{self._file.failures(f'{number}/train')}"
