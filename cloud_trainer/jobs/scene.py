@@ -38,8 +38,9 @@ CHANGE_RECALL = 0.3
 """Least share of moved object pixels that move in the dream of a scene: between honest dreams, 0.41 at least where the
 table is dark, and frozen objects, 0.24 at most (benchmarks/gate_faults_cpu2_202611.md)."""
 LEAST_SUCCESSES = 5
-"""With fewer real ones, missed successes cannot be measured, and are not asked for: the worst it does then is
-to reward nothing. That it makes none up is asked in any case."""
+"""With fewer real ones, missed successes cannot be measured, and are not asked for; that few are made up is asked in
+any case. Where none was ever recorded, practice gained nothing there and lost elsewhere, and the canary sent it back
+(benchmarks/flow_seeds_cpu2_202611.md)."""
 FILMS = ("old", "new")
 """Of the policy in force, and of the candidate."""
 
