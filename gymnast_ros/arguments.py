@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -56,6 +57,8 @@ class Argument:
 
 
 FLAG = ("true", "false")
+ARMS = ("primitive", "menagerie")
+MENAGERIE_VARIABLE = "GYMNAST_MENAGERIE"
 RATES = tuple(f"{rate_hz:g}" for rate_hz in RATES_HZ)
 ARGUMENTS = (
     Argument("robot", "sim", "the simulated arm, or a real WidowX 250s", ROBOTS),
@@ -85,6 +88,8 @@ ARGUMENTS = (
     Argument("vendor", "true", "start Interbotix's xsarm_control with a real arm", FLAG),
     Argument("dry_run", "false", "with Interbotix's simulation of the driver instead of a real arm's motors", FLAG),
     Argument("paced", "false", "simulated arm by wall-clock time; late commands are holds", FLAG),
+    Argument("arm", "primitive", "how the simulated arm is drawn; menagerie takes the real one's meshes", ARMS),
+    Argument("menagerie", "", "copy of MuJoCo Menagerie for that; empty is $GYMNAST_MENAGERIE"),
     Argument("rate_hz", "5", "control rate of the simulated arm", RATES),
     Argument("policy_hz", "5", "rate of the policy's actions; 5 for what our trainer taught", RATES),
     Argument("chunking", CHUNKING[0], "real_time computes the next chunk of actions while this one executes", CHUNKING),
@@ -103,6 +108,24 @@ ARGUMENTS = (
     Argument("enclaves", "", "SROS2 keystore of `gymnast enclaves`; empty runs without DDS security"),
     Argument("page", "", "port of the robot's own page, on this machine only, e.g. 8081; empty serves none"),
 )
+
+
+def _menagerie(robot: str, arm: str, folder: str) -> Path | None:
+    """The copy of the Menagerie that is asked for; None for our own arm.
+
+    Raises:
+        ConfigError: it is asked for and named nowhere, or named and not asked for, or the arm is real.
+    """
+    if arm != ARMS[0] and robot != "sim":
+        raise ConfigError(f"arm {arm} is how the simulated arm is drawn; a real one looks as it does")
+    if arm != "menagerie":
+        if folder:
+            raise ConfigError(f"menagerie {folder!r} is for arm menagerie; ask for that, too")
+        return None
+    found = folder or os.environ.get(MENAGERIE_VARIABLE, "")
+    if not found:
+        raise ConfigError(f"arm menagerie needs a copy of MuJoCo Menagerie: name it, or set {MENAGERIE_VARIABLE}")
+    return Path(found).absolute()
 
 
 def config_from(texts: Mapping[str, str]) -> GraphConfig:
@@ -125,6 +148,7 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
         openpi=_absolute(values["openpi"]),
         paced=values["paced"] == "true",
         rate_hz=float(values["rate_hz"]),
+        menagerie=_menagerie(values["robot"], values["arm"], values["menagerie"]),
         policy_hz=float(values["policy_hz"]),
         chunking=cast(Chunking, values["chunking"]),
         device=values["device"],

@@ -73,6 +73,8 @@ class GraphConfig(Settings):
     """The simulator runs at its control rate by wall-clock time and waits for nobody, as a real arm."""
     rate_hz: float = WIDOWX_250S.control_hz
     """Control rate of the simulated arm; a step's limits shrink with its duration."""
+    menagerie: Path | None = None
+    """A copy of MuJoCo Menagerie, whose arm the simulator draws; none draws ours."""
     policy_hz: float = WIDOWX_250S.control_hz
     """Rate of the policy's actions: 5 for what a trainer of ours taught; slower ones are cut into the arm's steps."""
     chunking: Chunking = "wait"
@@ -213,15 +215,15 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
         specs.append(NodeSpec("teleop", "teleop"))
     if config.page:
         own: dict[str, ParameterValue] = {"folder": str(config.folder), "robot_name": config.robot_name}
-        own |= {"port": config.page}
-        specs.append(NodeSpec("page", "page", own))
+        specs.append(NodeSpec("page", "page", own | {"port": config.page}))
     return tuple(_finished(spec, config) for spec in specs)
 
 
 def _arm(config: GraphConfig) -> NodeSpec:
     table = {"table_height_m": config.table_height_m}
     if config.robot == "sim":
-        return NodeSpec("sim_world", "arm", {"paced": config.paced, "rate_hz": config.rate_hz, **table})
+        table |= {"rate_hz": config.rate_hz}
+        return NodeSpec("sim_world", "arm", {"paced": config.paced, "menagerie": str(config.menagerie or ""), **table})
     parameters: dict[str, ParameterValue] = {"robot_model": ROBOT_MODEL, "robot_name": config.vendor_name, **table}
     parameters |= {"lock_file": str(_lock_file(config)), "dry_run": config.dry_run}
     if config.camera:

@@ -7,6 +7,7 @@ control rate like a real arm: a command that does not come in time is a step in 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -92,8 +93,10 @@ class SimWorld(Node):  # type: ignore[misc]
         super().__init__(topics.ARM_NODE, **node)
         settings = self._settings = NodeSettings(self)
         settings.declare("world", "", "of an installed package, by name; empty is the WidowX 250s", read_only=True)
+        settings.declare("menagerie", "", "copy of MuJoCo Menagerie, whose arm is drawn; empty draws ours",
+                         read_only=True)  # fmt: skip
         declare_rate(settings)
-        self._world = world = world or _world_named(settings["world"], settings["rate_hz"])
+        self._world = world = world or _world_named(settings["world"], settings["rate_hz"], settings["menagerie"])
         settings.declare("instruction", "lift the red cube", "task of the next episode", check=_not_blank)
         settings.declare("seed", 0, "start state of the next episode", low=0, high=2**53)
         settings.declare("scene", "standard", "look of the next episode", check=_not_blank)
@@ -236,8 +239,10 @@ def _not_blank(value: str) -> str:
     return "" if value.strip() else "must not be blank"
 
 
-def _world_named(name: str, rate_hz: float) -> SimulatedWorld:
+def _world_named(name: str, rate_hz: float, menagerie: str) -> SimulatedWorld:
     if name:
+        if menagerie:
+            raise ConfigError(f"menagerie draws the WidowX 250s, and world {name!r} is none; leave one of them out")
         world: SimulatedWorld = extension(WORLDS, name)()
         own_hz = world.spec.robot.control_hz
         if own_hz != rate_hz:
@@ -245,7 +250,7 @@ def _world_named(name: str, rate_hz: float) -> SimulatedWorld:
         return world
     from gymnast_ros.sim.simulated_arm import SimulatedArm  # MuJoCo loads only where the simulator runs
 
-    return SimulatedArm(rate_hz=rate_hz)
+    return SimulatedArm(rate_hz=rate_hz, menagerie=Path(menagerie) if menagerie else None)
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -16,6 +17,7 @@ from gymnast_core.errors import EpisodeOverError, UnreachableError
 from gymnast_core.spec import WIDOWX_250S, EnvSpec
 from gymnast_core.types import ByteArray, FloatArray, Observation, StepResult
 from gymnast_ros.sim import scene as scenes
+from gymnast_ros.sim.menagerie import dressed
 from gymnast_ros.sim.tasks import Layout, Oracle, Task, draw_layout, ready_tasks, task_for
 
 Array = npt.NDArray[np.float64]
@@ -71,18 +73,19 @@ class SimEnv:
         max_steps: T at 5 Hz, after which the episode is truncated; at another rate it takes as long.
         image_size: side of the camera's square image in pixels.
         rate_hz: control rate, one of gymnast_core.spec.RATES_HZ.
+        menagerie: a copy of MuJoCo Menagerie, whose arm is drawn; None draws ours.
     """
 
     def __init__(
         self, scene: scenes.SceneConfig = scenes.STANDARD, max_steps: int = MAX_STEPS, image_size: int = 256,
-        *, rate_hz: float = WIDOWX_250S.control_hz,
+        *, rate_hz: float = WIDOWX_250S.control_hz, menagerie: Path | None = None,
     ) -> None:  # fmt: skip
         self.scene = scene
         robot, ticks = WIDOWX_250S.at(rate_hz), round(max_steps * rate_hz / WIDOWX_250S.control_hz)
         self._spec = EnvSpec(1, (scenes.CAMERA,), image_size, image_size, ticks, robot)
         self._substeps = round(PHYSICS_HZ / rate_hz)
         self._pieces = max(n for n in range(1, RAMP + 1) if self._substeps % n == 0)
-        self._model = mujoco.MjModel.from_xml_string(scenes.mjcf(scene, image_size))
+        self._model = mujoco.MjModel.from_xml_string(dressed(scenes.mjcf(scene, image_size), menagerie))
         self._friction = self._model.geom_friction.copy()
         self._data = mujoco.MjData(self._model)
         self._seen = mujoco.MjData(self._model)
@@ -94,9 +97,8 @@ class SimEnv:
         self._target = EndEffectorTarget(np.zeros(3), DEFAULT_ROTATION, 1.0)
         self._joints_J = _GUESS_J
         self._block_start_X = np.zeros(3)
-        self._steps = 0
+        self._steps, self._open = 0, False
         self._success_step: int | None = None
-        self._open = False
 
     @property
     def spec(self) -> EnvSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,9 @@ class SimulatedArm:
 
     def __init__(
         self, scene: str = "standard", *, max_steps: int = 15, image_size: int = 256,
-        rate_hz: float = WIDOWX_250S.control_hz,
+        rate_hz: float = WIDOWX_250S.control_hz, menagerie: Path | None = None,
     ) -> None:  # fmt: skip
+        self._menagerie = menagerie
         self._max_steps, self._image_size, self._rate_hz = max_steps, image_size, rate_hz
         self._envs: dict[str, SimEnv] = {}
         self._next = self._current = self._env(scene)
@@ -88,5 +90,7 @@ class SimulatedArm:
 
     def _env(self, scene: str) -> SimEnv:
         if scene not in self._envs:
-            self._envs[scene] = SimEnv(scene_named(scene), self._max_steps, self._image_size, rate_hz=self._rate_hz)
+            self._envs[scene] = SimEnv(
+                scene_named(scene), self._max_steps, self._image_size, rate_hz=self._rate_hz, menagerie=self._menagerie
+            )
         return self._envs[scene]
