@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from gymnast_core.json_values import JsonObject
 
 if TYPE_CHECKING:
     from cloud_trainer.jobs.desk.datasets import DatasetConfig
+    from gymnast_core.types import Episode
 
 KINDS = ("mcap", "worldgym", "bridge_raw", "lerobot", "rlds")
 ACTIONS = ("ee_delta7", "joint", "camera", "text", "none")
@@ -54,6 +56,20 @@ def described(args: argparse.Namespace, folder: Path) -> DatasetConfig:
     from cloud_trainer.jobs.desk.datasets import DatasetConfig
 
     return DatasetConfig.model_validate({**reading(args, args.kind), "folder": str(folder)})
+
+
+def reader(args: argparse.Namespace) -> Callable[[Sequence[Path], int], list[Episode]]:
+    """Return what reads episodes from the paths named, whatever their kind, with frames of so many pixels a side."""
+
+    def read(paths: Sequence[Path], image_size: int) -> list[Episode]:
+        from cloud_trainer.jobs.desk.datasets import recorded
+        from cloud_trainer.jobs.desk.lab import labelled_episodes
+
+        if args.kind != "mcap":
+            return recorded([described(args, path) for path in paths], skip_broken=args.skip_broken)
+        return labelled_episodes(paths, args.size or image_size)
+
+    return read
 
 
 def reading(args: argparse.Namespace, kind: str) -> JsonObject:

@@ -46,7 +46,9 @@ def add_arguments(actions: Subparsers) -> None:
     rollout.add_argument("--world-model", type=Path, required=True, metavar="FOLDER", help="checkpoint")
     rollout.add_argument("--episode", type=int, default=0, metavar="N", help="which of the dataset")
     rollout.add_argument("--start", type=int, default=0, help="step from which the model goes on alone")
-    rollout.add_argument("--steps", type=int, default=10, help="denoising steps per frame of a DiT")
+    rollout.add_argument(
+        "--steps", type=int, help="denoising steps per frame of a DiT (default: as distilled, else 10)"
+    )
     rollout.add_argument("--seed", type=int, default=0, help="of the model's noise")
     rollout.add_argument("--out", type=Path, default=Path("rollout.mp4"), help="video: real | imagined | difference")
     add_data_arguments(rollout)

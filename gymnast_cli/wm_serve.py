@@ -29,7 +29,7 @@ def add_arguments(actions: Any) -> None:
     serve.add_argument("--batch", type=int, default=8, metavar="N", help="samples of a request (default %(default)s)")
     serve.add_argument("--concurrency", type=int, default=1, metavar="N", help="requests at once (default %(default)s)")
     serve.add_argument("--timeout", type=float, default=600.0, metavar="S", help="of a request (default %(default)g)")
-    serve.add_argument("--steps", type=int, default=10, help="denoising steps per frame of a DiT")
+    serve.add_argument("--steps", type=int, help="denoising steps per frame of a DiT (default: as distilled, else 10)")
     serve.add_argument("--device", default="auto", help="of a DiT: auto, cpu, cuda, cuda:N (default %(default)s)")
 
 

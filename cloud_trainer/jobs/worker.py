@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from cloud_trainer.jobs.adapt import adapt
+from cloud_trainer.jobs.distil import distil
 from cloud_trainer.jobs.imitate import imitate
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.job import Job
@@ -38,6 +39,7 @@ JOBS: Mapping[str, Callable[[Job[Any]], JobResult]] = {
     "trust": trust,
     "preview": preview,
     "gate": release_gate,
+    "distil": distil,
 }
 """Kind of the registry -> what does it."""
 

@@ -41,7 +41,8 @@ def imagined_envs(
         episodes: where dreams may begin; for a DiT at the size it was trained on.
         max_steps: step of an episode at which every row is truncated.
         start_step: step of the episodes at which dreams begin; shorter ones are left out.
-        sampler: of a DiT; default 10 steps in its whole window, first frame pinned.
+        sampler: of a DiT; default as many steps as it was distilled to, else 10, in its whole window, first frame
+            pinned.
 
     Raises:
         CheckpointError: no world model, or altered.
@@ -65,7 +66,7 @@ def imagined_envs(
         [start_from_episode(episode, start_step, ends=max_steps) for episode in episodes],
     )
     window = world.model.config.max_frames
-    drawn = sampler or SamplerConfig(window=window, pinned=1 if window > 2 else 0)
+    drawn = sampler or SamplerConfig(steps=world.sampling_steps, window=window, pinned=1 if window > 2 else 0)
 
     def make_env(rows: int) -> DreamingEnv:
         config = WorldModelEnvConfig(

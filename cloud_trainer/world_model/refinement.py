@@ -20,6 +20,7 @@ from cloud_trainer.world_model.data.source import MemorySource, Origin, SourceIn
 from cloud_trainer.world_model.dit import checkpoint
 from cloud_trainer.world_model.dit.checkpoint import load_world_model
 from cloud_trainer.world_model.dit.codec import build_codec
+from cloud_trainer.world_model.dit.config import DiTConfig
 from cloud_trainer.world_model.dit.distributed import Place
 from cloud_trainer.world_model.dit.train_config import TrainConfig
 from cloud_trainer.world_model.dit.trainer import DiTTrainer
@@ -30,7 +31,7 @@ from gymnast_core.types import Episode
 
 LONGEST_CLIP = 10
 """Frames a DiT is refined on at once; WorldGym's."""
-TELL_EVERY = 20
+REPORT_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,10 @@ def _refine_compact(parent: Path, episodes: Sequence[Episode], how: Refinement, 
 
 def _refine_dit(parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path, clips: Clips | None) -> None:
     loaded = load_world_model(parent)
-    mixture = MixtureConfig(
-        frames=min(LONGEST_CLIP, loaded.model.config.max_frames), proportions={Origin.ON_POLICY: 1.0}, seed=how.seed
-    )
-    source = MemorySource(SourceInfo("job", origin=Origin.ON_POLICY), episodes)
-    stream = ClipStream([source], mixture, layout=loaded.model.config.layout)
+    stream = on_policy_stream(episodes, loaded.model.config, how.seed)
     config = TrainConfig(
         learning_rate=how.learning_rate, objective=loaded.objective.name, bf16=how.device.type == "cuda",
-        seed=how.seed, save_every=200, report_every=TELL_EVERY,
+        seed=how.seed, save_every=200, report_every=REPORT_EVERY,
     )  # fmt: skip
 
     def on_progress(line: Mapping[str, float]) -> None:
@@ -126,6 +123,21 @@ def _refine_dit(parent: Path, episodes: Sequence[Episode], how: Refinement, out:
         out, codec_config=loaded.codec_config, parents=(loaded.manifest.id,), lineage=lineage,
         before=declared_by(loaded.manifest),
     )  # fmt: skip
+
+
+def on_policy_stream(episodes: Sequence[Episode], network: DiTConfig, seed: int) -> ClipStream:
+    """Return the clips of a job's episodes that a DiT learns from.
+
+    Args:
+        episodes: recorded, with frames of the world's image size.
+        network: its sizes.
+        seed: of the clips.
+    """
+    mixture = MixtureConfig(
+        frames=min(LONGEST_CLIP, network.max_frames), proportions={Origin.ON_POLICY: 1.0}, seed=seed
+    )
+    source = MemorySource(SourceInfo("job", origin=Origin.ON_POLICY), episodes)
+    return ClipStream([source], mixture, layout=network.layout)
 
 
 class _Trainer(Protocol):

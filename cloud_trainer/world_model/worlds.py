@@ -121,7 +121,10 @@ class DiTWorld:
         self._image_size = config.image_size or world.manifest.config.get("image_size")
         window = world.model.config.max_frames
         sampler = SamplerConfig(
-            steps=config.steps, guidance=config.guidance, window=window, pinned=1 if window > 2 else 0
+            steps=config.steps or world.sampling_steps,
+            guidance=config.guidance,
+            window=window,
+            pinned=1 if window > 2 else 0,
         )
         self._env = WorldModelEnvConfig(config.batch_size, context_frames=min(5, window - 1), sampler=sampler)
 

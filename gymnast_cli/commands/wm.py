@@ -1,4 +1,5 @@
-"""`gymnast wm`: convert a published model, show what one takes, check a dataset, train, roll out, audit, plan, serve.
+"""`gymnast wm`: convert a published model, show what one takes, check a dataset, train, roll out, distil, audit, plan,
+serve.
 
 The audit says how far a world model may be trusted, measured on recorded episodes it never saw.
 """
@@ -6,21 +7,19 @@ The audit says how far a world model may be trusted, measured on recorded episod
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gymnast_cli import wm_lab, wm_plan, wm_serve
+from gymnast_cli import wm_distil, wm_lab, wm_plan, wm_serve
 from gymnast_cli.connect import add_override_argument, emit
-from gymnast_cli.wm_data import add_data_arguments, described
+from gymnast_cli.wm_data import add_data_arguments, reader
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from cloud_trainer.jobs.desk.lab import AuditReport
-    from gymnast_core.types import Episode
 
 REFUSED = 3
 
@@ -29,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     wm_lab.add_arguments(actions)
+    wm_distil.add_arguments(actions)
     wm_serve.add_arguments(actions)
     wm_plan.add_arguments(actions)
     audit = actions.add_parser("audit", help="real against imagined, with a page of videos")
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do one action."""
-    here = {"audit": _audit, "bounds": _bounds, "serve": wm_serve.serve,
+    here = {"audit": _audit, "bounds": _bounds, "distil": wm_distil.distil, "serve": wm_serve.serve,
             "plan": wm_plan.plan, "train-planner": wm_plan.train_planner}  # fmt: skip
     return here[args.action](args, console) if args.action in here else wm_lab.run(args, console)
 
@@ -93,21 +93,15 @@ def _bounds(args: argparse.Namespace, console: Console) -> int:
 
 def _audit(args: argparse.Namespace, console: Console) -> int:
     """Audit; 3 when reinforcement learning would be refused, or the parent is better."""
-    from cloud_trainer.jobs.desk.datasets import recorded
-    from cloud_trainer.jobs.desk.lab import audit_world, episode_files, labelled_episodes
+    from cloud_trainer.jobs.desk.lab import audit_world, episode_files
     from gymnast_core.jobs.audit import PARTS, AuditConfig
-
-    def read(paths: Sequence[Path], image_size: int) -> list[Episode]:
-        if args.kind != "mcap":
-            return recorded([described(args, path) for path in paths], skip_broken=args.skip_broken)
-        return labelled_episodes(paths, args.size or image_size)
 
     config = AuditConfig(parts=tuple(args.parts or PARTS), pictures=args.pictures, start=args.start)
     if args.kind == "mcap":
         episode_files([*args.episodes, *args.tracker])  # a wrong path is reported before a large model is read
     report, refusal = audit_world(
-        args.world_model, args.episodes, args.tracker, read=read, config=config, judge=args.judge, parent=args.parent,
-        overrides=dict(args.override), out=args.out, seed=args.seed,
+        args.world_model, args.episodes, args.tracker, read=reader(args), config=config, judge=args.judge,
+        parent=args.parent, overrides=dict(args.override), out=args.out, seed=args.seed,
     )  # fmt: skip
     result = {**report.summary(), "world_model": report.model, "trusted": not refusal, "refusal": refusal,
               "overridden": {name: why for name, why in args.override if name in report.broken},

@@ -9,6 +9,7 @@ from gymnast_core.lazy import parts
 
 if TYPE_CHECKING:
     from gymnast_core.jobs.adapt import AdaptResult, AdaptSettings, AdaptSpec
+    from gymnast_core.jobs.distil import DistilResult, DistilSettings, DistilSpec
     from gymnast_core.jobs.gate import GateResult, GateSettings, GateSpec
     from gymnast_core.jobs.imitate import ImitateResult, ImitateSettings, ImitateSpec
     from gymnast_core.jobs.improve import ImproveResult, ImproveSettings, ImproveSpec
@@ -18,16 +19,17 @@ if TYPE_CHECKING:
     from gymnast_core.jobs.spec import Candidate, JobResult, JobSpec, TrainingResult, TrainingSpec
 
 __all__ = [
-    "KINDS", "AdaptResult", "AdaptSettings", "AdaptSpec", "Candidate", "GateResult", "GateSettings", "GateSpec",
-    "ImitateResult", "ImitateSettings", "ImitateSpec", "ImproveResult", "ImproveSettings", "ImproveSpec",
-    "JobResult", "JobSpec", "Kind", "PreviewResult", "PreviewSpec", "ReplayResult", "ReplaySpec", "TrainingResult",
-    "TrainingSpec", "TrustResult", "TrustSpec", "kind_of", "kinds_of", "spec_of",
+    "KINDS", "AdaptResult", "AdaptSettings", "AdaptSpec", "Candidate", "DistilResult", "DistilSettings", "DistilSpec",
+    "GateResult", "GateSettings", "GateSpec", "ImitateResult", "ImitateSettings", "ImitateSpec", "ImproveResult",
+    "ImproveSettings", "ImproveSpec", "JobResult", "JobSpec", "Kind", "PreviewResult", "PreviewSpec", "ReplayResult",
+    "ReplaySpec", "TrainingResult", "TrainingSpec", "TrustResult", "TrustSpec", "kind_of", "kinds_of", "spec_of",
 ]  # fmt: skip
 
 __getattr__ = parts(
     __name__,
     {
         "adapt": ("AdaptResult", "AdaptSettings", "AdaptSpec"),
+        "distil": ("DistilResult", "DistilSettings", "DistilSpec"),
         "gate": ("GateResult", "GateSettings", "GateSpec"),
         "imitate": ("ImitateResult", "ImitateSettings", "ImitateSpec"),
         "improve": ("ImproveResult", "ImproveSettings", "ImproveSpec"),

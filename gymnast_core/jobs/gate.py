@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from gymnast_core.evaluation.gate import GateTest
-from gymnast_core.jobs.spec import JobResult, JobSpec, Urgency
+from gymnast_core.jobs.spec import JobResult, PolicySpec, Urgency
 from gymnast_core.settings import Count, Settings, Texts
 
 _Open = Annotated[float, Field(gt=0, lt=1)]
@@ -48,7 +48,7 @@ class GateSettings(Settings):
         return GateTest(**{name: value for name, value in self.model_dump().items() if name != "simulator"})
 
 
-class GateSpec(JobSpec):
+class GateSpec(PolicySpec):
     """Hold a policy against the one that runs, in a second simulator."""
 
     kind: ClassVar[str] = "gate"

@@ -39,8 +39,8 @@ class DreamConfig(Settings):
 
     where: ClassVar[str] = "dream"
 
-    steps: Annotated[int, Field(ge=1, le=1000)] = 10
-    """Denoising steps per frame."""
+    steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Denoising steps per frame; none is what the checkpoint was distilled to, else 10."""
     guidance: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Classifier-free guidance on actions; 1 is none."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 40

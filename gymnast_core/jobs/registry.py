@@ -8,6 +8,7 @@ from typing import Any
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs.adapt import AdaptResult, AdaptSpec
+from gymnast_core.jobs.distil import DistilResult, DistilSpec
 from gymnast_core.jobs.gate import GateResult, GateSpec
 from gymnast_core.jobs.imitate import ImitateResult, ImitateSpec
 from gymnast_core.jobs.improve import ImproveResult, ImproveSpec
@@ -40,6 +41,7 @@ KINDS: Mapping[str, Kind] = {
         Kind(TrustSpec, TrustResult),
         Kind(PreviewSpec, PreviewResult),
         Kind(GateSpec, GateResult),
+        Kind(DistilSpec, DistilResult),
     )
 }
 

@@ -26,8 +26,6 @@ class JobSpec(Settings):
     """quick: it takes a minute and somebody waits for it, so it waits behind no training. interactive: somebody waits
     for it, so it goes first and has workers of its own. background: nobody waits."""
 
-    policy: Annotated[str, Field(min_length=1), Says("a checkpoint's id")]
-    """Checkpoint to start from (`gymnast weights list`)."""
     seed: Seed = 0
     """Of everything random in this job."""
 
@@ -39,10 +37,22 @@ class JobSpec(Settings):
     @property
     def checkpoints(self) -> tuple[str, ...]:
         """Settings that name the checkpoints which the job needs."""
+        return ()
+
+
+class PolicySpec(JobSpec):
+    """A job that a policy goes into."""
+
+    policy: Annotated[str, Field(min_length=1), Says("a checkpoint's id")]
+    """Checkpoint to start from (`gymnast weights list`)."""
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """See JobSpec."""
         return ("policy",)
 
 
-class DreamSpec(JobSpec):
+class DreamSpec(PolicySpec):
     """A job that looks at dreams."""
 
     world_model: str = ""

@@ -10,17 +10,20 @@ from gymnast_cli.main import main
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs import KINDS, ImproveSettings, ImproveSpec, kinds_of, spec_of
 
-BARE = {"improve": {}, "imitate": {}, "adapt": {"scene": "bench", "instruction": "lift"}, "replay": {}}
-BARE["gate"] = {"incumbent": "policy-0"}
-BARE["trust"] = {**BARE["adapt"], "episodes": ["e-1"]}
-BARE["preview"] = {**BARE["trust"], "candidate": "policy-2", "start": "e-1"}
+OWN = {"improve": {}, "imitate": {}, "adapt": {"scene": "bench", "instruction": "lift"}, "replay": {}}
+OWN["gate"] = {"incumbent": "policy-0"}
+OWN["trust"] = {**OWN["adapt"], "episodes": ["e-1"]}
+OWN["preview"] = {**OWN["trust"], "candidate": "policy-2", "start": "e-1"}
+BARE = {kind: {"policy": "policy-1", **own} for kind, own in OWN.items()}
+BARE["distil"] = {"world_model": "world_model-1"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_spec_travels_as_json_and_comes_back_the_same(kind):
-    spec = spec_of(kind, {"policy": "policy-1", "seed": 3, **BARE[kind]})
+    asked = {"seed": 3, **BARE[kind]}
+    spec = spec_of(kind, asked)
     assert spec_of(kind, json.loads(json.dumps(spec.to_json()))) == spec
-    assert spec.to_json() == {"policy": "policy-1", "seed": 3, **BARE[kind]}  # defaults are the trainer's
+    assert spec.to_json() == asked  # defaults are the trainer's
 
 
 WRONG = [

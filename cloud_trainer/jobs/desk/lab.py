@@ -190,14 +190,16 @@ def calibrate_judge(
     return report, ""
 
 
-def film_rollout(episode: Episode, world_model: Path, out: Path, *, steps: int, start: int, seed: int) -> list[float]:
+def film_rollout(
+    episode: Episode, world_model: Path, out: Path, *, steps: int | None, start: int, seed: int
+) -> list[float]:
     """Replay a recorded episode's actions in a world model, as a video: real | imagined | difference.
 
     Args:
         episode: recorded.
         world_model: checkpoint folder.
         out: the video.
-        steps: denoising steps per frame of a DiT.
+        steps: denoising steps per frame of a DiT; None is the checkpoint's own.
         start: step from which the model goes on alone.
         seed: of the model's noise.
 

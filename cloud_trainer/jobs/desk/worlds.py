@@ -78,7 +78,7 @@ def train_world_model(path: Path, *, skip_broken: bool) -> tuple[Path, dict[str,
 
 
 def roll_out(
-    config: DatasetConfig, number: int, world_model: Path, out: Path, *, steps: int, start: int, seed: int
+    config: DatasetConfig, number: int, world_model: Path, out: Path, *, steps: int | None, start: int, seed: int
 ) -> tuple[str, list[float]]:
     """Replay one recorded episode's actions in a world model, as a video; see film_rollout().
 
@@ -87,7 +87,7 @@ def roll_out(
         number: of the episode in it.
         world_model: checkpoint folder.
         out: the video.
-        steps: denoising steps per frame of a DiT.
+        steps: denoising steps per frame of a DiT; None is the checkpoint's own.
         start: step from which the model goes on alone.
         seed: of the model's noise.
 

@@ -105,14 +105,31 @@ class CompactWorldModel:
     def sample(
         self, context: Tensor, first: Tensor, poses: Tensor, actions: Tensor, ahead: Tensor, noise: Tensor
     ) -> Tensor:
-        """Walk the flow from noise to a frame in `sampling_steps` Euler steps of the predicted clean frame.
+        """Walk the flow from noise to a frame in `sampling_steps` Euler steps of the predicted clean frame."""
+        return self.walk(noise, context, first, poses, actions, ahead)
+
+    @torch.no_grad()
+    def walk(
+        self, x: Tensor, context: Tensor, first: Tensor, poses: Tensor, actions: Tensor, ahead: Tensor, *,
+        begin: float = 0.0, end: float = 1.0,
+    ) -> Tensor:  # fmt: skip
+        """Walk part of the flow, between two of the `sampling_steps` levels.
 
         With x_tau = (1 - tau) noise + tau x, the velocity is (x - x_tau) / (1 - tau) (Lipman et al. 2023, eq. 20-21).
+
+        Args:
+            x: (B, 3, H, W) at level begin.
+            context: see CompactWorldNetwork.forward(), as the others.
+            first: see there.
+            poses: see there.
+            actions: see there.
+            ahead: see there.
+            begin: 0 is noise.
+            end: 1 is a frame.
         """
         steps = self.config.sampling_steps
-        x = noise
-        for step in range(steps):
-            tau = torch.full((len(noise),), step / steps)
+        for step in range(round(begin * steps), round(end * steps)):
+            tau = torch.full((len(x),), step / steps)
             with mixed_precision():
                 clean = self.network(x, context, first, poses, actions, ahead, tau)
             x = x + (clean - x) * (1.0 / (steps - step))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cloud_trainer.progress import Cancelled, Progress, never, silent
@@ -120,6 +120,13 @@ def _saturation(x_BCHW: Tensor) -> Tensor:
     return ((x_BCHW.amax(1, keepdim=True) - x_BCHW.amin(1, keepdim=True)) / 1.5).clamp(max=1.0)
 
 
+def follow(averaged: nn.Module, trained: nn.Module, decay: float, step: int) -> None:
+    """Draw averaged weights towards trained ones, faster in the first steps."""
+    towards: list[Tensor] = list(averaged.parameters())
+    current: list[Tensor] = list(trained.parameters())
+    torch._foreach_lerp_(towards, current, 1 - min(decay, (1 + step) / (10 + step)))
+
+
 class WorldModelTrainer(ModelTrainer):
     """One training run over fixed clips.
 
@@ -159,6 +166,8 @@ class WorldModelTrainer(ModelTrainer):
         conditions = self._conditions(window)
         tau = torch.rand(len(clean), generator=self._noise) * 0.9
         tau = tau * (torch.rand(len(clean), generator=self._noise) > 0.35)
+        if model.config.sampling_steps == 1:  # distilled: nothing between noise and frame is ever asked for
+            tau = torch.zeros_like(tau)
         noise = torch.randn(clean.shape, generator=self._noise)
         part = tau[:, None, None, None]
         with mixed_precision():
@@ -169,10 +178,7 @@ class WorldModelTrainer(ModelTrainer):
     @torch.no_grad()
     def after_step(self) -> None:
         """Draw the averaged weights towards the new ones."""
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        averaged: list[Tensor] = list(self.ema.network.parameters())
-        current: list[Tensor] = list(self.model.network.parameters())
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        follow(self.ema.network, self.model.network, self.config.ema, self.step)
 
     def _conditions(self, window: Window) -> tuple[Tensor, Tensor, Tensor]:
         poses, actions = window_conditions(self.clips, window, self.model.config.horizon)

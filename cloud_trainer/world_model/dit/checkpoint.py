@@ -15,6 +15,7 @@ from cloud_trainer.world_model.dit.codec import CodecConfig
 from cloud_trainer.world_model.dit.config import DiTConfig
 from cloud_trainer.world_model.dit.diffusion import Objective, objective
 from cloud_trainer.world_model.dit.network import DiT, parameter_manifest
+from cloud_trainer.world_model.dit.sampler import SamplerConfig
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.spec import WIDOWX_250S
@@ -38,6 +39,11 @@ class WorldModel:
     codec_config: CodecConfig
     manifest: Manifest
 
+    @property
+    def sampling_steps(self) -> int:
+        """Denoising steps per frame where nobody asks for others: those it was distilled to, else 10."""
+        return int(self.manifest.config.get("sampling_steps", SamplerConfig().steps))
+
 
 def save_world_model(
     folder: Path,
@@ -48,6 +54,7 @@ def save_world_model(
     codec_config: CodecConfig,
     image_size: int | None = None,
     capabilities: Capabilities | None = None,
+    sampling_steps: int | None = None,
     parents: tuple[str, ...] = (),
     lineage: Mapping[str, Any] | None = None,
 ) -> Manifest:
@@ -61,6 +68,7 @@ def save_world_model(
         codec_config: see codec.build_codec().
         image_size: pixels a side of the frames it was trained on; None where nobody knows.
         capabilities: what it may be used for; None is the arm's actions.
+        sampling_steps: that it was distilled to; None leaves them to whoever samples.
         parents: checkpoints it was made from.
         lineage: what else made it.
 
@@ -72,13 +80,15 @@ def save_world_model(
     described = {
         "network": config.to_json(), "objective": objective_name, "codec": codec_config.to_json(), **declaration(able),
     }  # fmt: skip
+    if sampling_steps is not None:
+        described["sampling_steps"] = sampling_steps
     weights = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in state.items()})
     return write_checkpoint(
         folder,
         weights,
         kind="world_model",
         architecture=ARCHITECTURE,
-        config=described if image_size is None else {**described, "image_size": image_size},
+        config=described,
         parents=parents,
         lineage=dict(lineage or {}),
     )

@@ -111,7 +111,10 @@ def rollout_consistency_loss(
     known = frames - 1 - config.rollout_frames
     if known < 1:
         raise ConfigError(f"clips of {frames} frames leave no known frame before {config.rollout_frames} imagined ones")
-    past = torch.cat((batch.latents[:, :known], _imagine(network, model, objective, batch, known, config)), dim=1)
+    imagined = imagine_frames(
+        network, model, objective, batch, known, config.rollout_frames, steps=config.rollout_steps
+    )  # fmt: skip
+    past = torch.cat((batch.latents[:, :known], imagined), dim=1)
     t = torch.full_like(batch.t, CONTEXT_TIMESTEP)
     t[:, -1] = batch.t[:, -1]
     noisy = objective.add_noise(batch.latents[:, -1:], batch.noise[:, -1:], t[:, -1:])
@@ -120,15 +123,26 @@ def rollout_consistency_loss(
     return (prediction.float() - target).square().mean()
 
 
-def _imagine(
-    network: Network, model: DiT, objective: Objective, batch: Batch, known: int, config: LossConfig
+def imagine_frames(
+    network: Network, model: DiT, objective: Objective, batch: Batch, known: int, count: int, *, steps: int
 ) -> Tensor:
-    window = SamplerConfig(steps=config.rollout_steps, window=batch.latents.shape[1])
+    """Return (B, count, h, w, C): the frames that follow the batch's first `known` ones, as the network draws them.
+
+    Args:
+        network: called; the model, or it compiled.
+        model: the network's sizes.
+        objective: what it predicts.
+        batch: clips with their actions and noise.
+        known: frames that are taken from the clips.
+        count: frames that are drawn.
+        steps: denoising steps of each.
+    """
+    window = SamplerConfig(steps=steps, window=batch.latents.shape[1])
     sampler = RolloutSampler(model, objective, window, network=network)
     sampler.start(batch.latents[:, :known], batch.actions[:, :known])
     made = [
         sampler.next_frame(batch.actions[:, index], batch.rollout_noise[:, index])
-        for index in range(known, known + config.rollout_frames)
+        for index in range(known, known + count)
     ]
     return torch.stack(made, dim=1)
 
