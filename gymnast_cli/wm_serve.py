@@ -1,15 +1,16 @@
-"""`gymnast wm serve`: a world model for others' harnesses, by WorldArena's HTTP JSON API."""
+"""`gymnast wm serve`: a world model for others' harnesses, by WorldArena's HTTP JSON API, or for ours by gRPC."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 
 from gymnast_cli.connect import emit
+from gymnast_core.errors import ConfigError
 
 
 def add_arguments(actions: Any) -> None:
@@ -24,6 +25,8 @@ def add_arguments(actions: Any) -> None:
                        "Bearer TOKEN")  # fmt: skip
     serve.add_argument("--identity", type=Path, metavar="FOLDER", help="serve TLS by this server certificate: "
                        "FOLDER/server of a trainer, reached under the names of its --name")  # fmt: skip
+    serve.add_argument("--grpc", metavar="HOST:PORT", help="serve our own client instead (gymnast_client.worlds), by "
+                       "mutual TLS with --identity, whose tenant may ask; port 0 takes a free one")  # fmt: skip
     serve.add_argument("--horizon", type=int, default=15, metavar="N", help="actions of a sample, at most: as far as "
                        "the model was audited (default %(default)s)")  # fmt: skip
     serve.add_argument("--batch", type=int, default=8, metavar="N", help="samples of a request (default %(default)s)")
@@ -36,23 +39,53 @@ def add_arguments(actions: Any) -> None:
 def serve(args: argparse.Namespace, console: Console) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     from cloud_trainer.app import stop_signals
-    from cloud_trainer.jobs.desk.serving import PredictLimits, served_world
+    from cloud_trainer.jobs.desk.serving import PredictLimits, served_typed, served_world
     from gymnast_core.jobs.practice import DreamConfig
 
-    stop = stop_signals()
+    stop, dream = stop_signals(), DreamConfig(steps=args.steps, device=args.device)
     limits = PredictLimits(horizon=args.horizon, batch=args.batch, concurrency=args.concurrency, timeout_s=args.timeout)
+    if args.grpc is not None:
+        typed, version = served_typed(args.world_model, limits, dream, where=args.grpc, identity=_identity(args))
+        return _until(stop, args, console, typed, {"address": typed.address, "model_version": version})
     server, version = served_world(
-        args.world_model, limits, DreamConfig(steps=args.steps, device=args.device), host=args.host, port=args.port,
-        token=args.token, identity=args.identity,
-    )  # fmt: skip
-    address = server.start()
+        args.world_model, limits, dream, host=args.host, port=args.port, token=args.token, identity=args.identity
+    )
+    return _until(stop, args, console, server, {"address": server.start(), "model_version": version})
+
+
+def _identity(args: argparse.Namespace) -> Path:
+    if args.token is not None:
+        raise ConfigError("--token is of the HTTP API; with --grpc certificates decide who may ask")
+    if args.identity is None:
+        raise ConfigError("--grpc needs --identity FOLDER, a server's certificate: FOLDER/server of a trainer")
+    identity: Path = args.identity
+    return identity
+
+
+def _until(stop: Waits, args: argparse.Namespace, console: Console, server: Stoppable, found: dict[str, str]) -> int:
+    """Say where it is served, and serve until asked to stop."""
     try:
-        found = {"address": address, "model_version": version}
-        emit(args, console, found, f"{version} is served at {address}/v1/capabilities; Ctrl-C stops it")
+        emit(args, console, found, f"{found['model_version']} is served at {found['address']}; Ctrl-C stops it")
         sys.stdout.flush()
         if args.port_file is not None:
-            args.port_file.write_text(address)
+            args.port_file.write_text(found["address"])
         stop.wait()
     finally:
         server.stop()
     return 0
+
+
+class Waits(Protocol):
+    """What is set by SIGTERM or Ctrl-C."""
+
+    def wait(self) -> object:
+        """Return once it is set."""
+        ...
+
+
+class Stoppable(Protocol):
+    """What listens."""
+
+    def stop(self) -> None:
+        """Listen no more."""
+        ...

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gymnast_cli import wm_distil, wm_lab, wm_plan, wm_serve
+from gymnast_cli import wm_ask, wm_distil, wm_lab, wm_plan, wm_serve
 from gymnast_cli.connect import add_override_argument, emit
 from gymnast_cli.wm_data import add_data_arguments, reader
 
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     wm_distil.add_arguments(actions)
     wm_serve.add_arguments(actions)
     wm_plan.add_arguments(actions)
+    wm_ask.add_arguments(actions)
     audit = actions.add_parser("audit", help="real against imagined, with a page of videos")
     audit.add_argument("episodes", type=Path, nargs="+", help=".mcap files, or folders of data; held out of training")
     add_data_arguments(audit)
@@ -72,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do one action."""
-    here = {"audit": _audit, "bounds": _bounds, "distil": wm_distil.distil, "serve": wm_serve.serve,
+    here = {"audit": _audit, "bounds": _bounds, "distil": wm_distil.distil, "serve": wm_serve.serve, "ask": wm_ask.ask,
             "plan": wm_plan.plan, "train-planner": wm_plan.train_planner}  # fmt: skip
     return here[args.action](args, console) if args.action in here else wm_lab.run(args, console)
 

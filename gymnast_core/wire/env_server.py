@@ -14,18 +14,15 @@ from typing import Any, TypeVar
 
 import grpc
 
-from gymnast_core.errors import ConfigError, GymnastError, OccupiedError
-from gymnast_core.wire.address import Address
-from gymnast_core.wire.channel import ERROR_KEY
+from gymnast_core.errors import ConfigError, OccupiedError
 from gymnast_core.wire.env_codec import MESSAGE_OPTIONS, UNIX
 from gymnast_core.wire.env_host import EnvHost
-from gymnast_core.wire.errors import NotPermittedError, wire_error
 from gymnast_core.wire.gymnast.v1 import env_pb2, env_pb2_grpc
-from gymnast_core.wire.identity import Identity, peer_of
+from gymnast_core.wire.identity import Identity
+from gymnast_core.wire.peers import answered, bound, listen_securely, require_role
 
 SILENT_S = 60.0
 """After which a driver that said nothing has lost the environment to the next one."""
-DRIVERS = ("trainer", "operator", "admin", "robot")
 ReplyT = TypeVar("ReplyT")
 
 
@@ -64,27 +61,19 @@ class EnvServicer(env_pb2_grpc.EnvServiceServicer):
         return env_pb2.EnvCloseReply()
 
     def _guarded(self, context: grpc.ServicerContext, session: str | None, act: Callable[[], ReplyT]) -> ReplyT:
-        """Act for who may, one at a time; an error goes out by its name, as the trainer's do."""
-        try:
-            self._check_peer(context)
+        """Act for who may, one at a time."""
+
+        def alone() -> ReplyT:
+            if self._identity is not None:  # else the socket's folder decides
+                require_role(context, self._identity, "drive this environment")
             with self._lock:
                 if session is not None and (not session or session != self._session):
                     raise OccupiedError("this environment was left to another driver; open it again")
                 reply = act()
                 self._heard_s = time.monotonic()
                 return reply
-        except GymnastError as error:
-            name, status, _ = wire_error(error)
-            context.set_trailing_metadata(((ERROR_KEY, name),))
-            context.abort(grpc.StatusCode[status], str(error)[:1000])
 
-    def _check_peer(self, context: grpc.ServicerContext) -> None:
-        if self._identity is None:  # the socket's folder decides
-            return
-        shown = context.auth_context().get("x509_pem_cert", ())
-        peer = peer_of(bytes(next(iter(shown)))) if shown else None
-        if peer is None or peer.tenant != self._identity.peer.tenant or peer.role not in DRIVERS:
-            raise NotPermittedError(f"only {', '.join(DRIVERS)} of {self._identity.peer.tenant} drive this environment")
+        return answered(context, alone)
 
 
 class EnvServer:
@@ -109,14 +98,11 @@ class EnvServer:
         if where.startswith(UNIX):
             path = _private(Path(where.removeprefix(UNIX)))
             identity, self.address = None, f"{UNIX}{path}"
-            self._bind(self.address, grpc.local_server_credentials(grpc.LocalConnectionType.UDS))
+            bound(self._server, self.address, grpc.local_server_credentials(grpc.LocalConnectionType.UDS))
         else:
             if identity is None:
                 raise ConfigError(f"to listen on {where}, give an identity (`gymnast enroll`), or listen on unix:PATH")
-            at = Address.parse(where) if not where.endswith(":0") else Address(where.removesuffix(":0"), 0)
-            pair = [(identity.key, identity.certificate)]
-            tls = grpc.ssl_server_credentials(pair, identity.authority, require_client_auth=True)
-            self.address = str(Address(at.host, self._bind(str(at), tls)))
+            self.address = listen_securely(self._server, where, identity)
         env_pb2_grpc.add_EnvServiceServicer_to_server(EnvServicer(host, identity), self._server)
         self._server.start()
 
@@ -128,12 +114,6 @@ class EnvServer:
         """Stop listening and end the environment."""
         self._server.stop(1.0).wait()
         self._host.close()
-
-    def _bind(self, address: str, credentials: grpc.ServerCredentials) -> int:
-        try:
-            return int(self._server.add_secure_port(address, credentials))
-        except RuntimeError as error:
-            raise ConfigError(f"cannot listen on {address}; is the address this machine's, and free?") from error
 
 
 def _private(path: Path) -> Path:

@@ -31,7 +31,7 @@ from gymnast_core.jobs.audit import PARTS, AuditConfig
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.judge import Verdict
 from gymnast_core.records.manifest import read_manifest
-from gymnast_core.types import Episode, Outcome, RolloutBatch
+from gymnast_core.types import ByteArray, Episode, Outcome, RolloutBatch
 
 __all__ = (
     "AuditReport",
@@ -40,6 +40,7 @@ __all__ = (
     "calibrate_bounds",
     "calibrate_judge",
     "episode_files",
+    "film_frames",
     "film_rollout",
     "labelled_episodes",
     "scalars",
@@ -208,9 +209,20 @@ def film_rollout(
     """
     dreamer = load_world(world_model, DreamConfig(steps=steps), seeded=False).dreamer()
     (case,) = imagine_cases(dreamer, [episode], draws=1, start=start, seed=seed, flip_gripper=False)
-    write_video(out, side_by_side(case.real_FHWC, case.imagined_KFHWC[0]))
-    by_step: list[float] = psnr(case.real_FHWC, case.imagined_KFHWC[0])[start + 1 :].tolist()
-    return by_step
+    return film_frames(case.real_FHWC, case.imagined_KFHWC[0], out)[start + 1 :]
+
+
+def film_frames(real_FHWC: ByteArray, imagined_FHWC: ByteArray, out: Path) -> list[float]:
+    """Write a video, real | imagined | difference; returns the PSNR of every frame in decibels.
+
+    Args:
+        real_FHWC: (F, H, W, 3) uint8.
+        imagined_FHWC: (F, H, W, 3) uint8.
+        out: the video.
+    """
+    write_video(out, side_by_side(real_FHWC, imagined_FHWC))
+    by_frame: list[float] = psnr(real_FHWC, imagined_FHWC).tolist()
+    return by_frame
 
 
 def episode_files(paths: Sequence[Path]) -> list[Path]:

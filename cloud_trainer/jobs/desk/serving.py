@@ -1,4 +1,4 @@
-"""A world model answers others' harnesses over HTTP: loaded here, served on a port of its own."""
+"""A world model answers others' harnesses over HTTP, or our client over gRPC: loaded here, on a port of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from cloud_trainer.world_model.capabilities import capabilities_of, require_horizon
 from cloud_trainer.world_model.serving.app import create_app
 from cloud_trainer.world_model.serving.predictor import PredictLimits, Predictor
+from cloud_trainer.world_model.serving.typed import TypedPredictions
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs.practice import DreamConfig
@@ -15,8 +16,9 @@ from gymnast_core.web.server import PageServer
 from gymnast_core.wire.address import check_exposed, plain_host
 from gymnast_core.wire.identity import Identity
 from gymnast_core.wire.token import read_token
+from gymnast_core.wire.world_server import WorldServer
 
-__all__ = ["PredictLimits", "served_world"]
+__all__ = ["PredictLimits", "served_typed", "served_world"]
 
 
 def served_world(
@@ -49,13 +51,47 @@ def served_world(
     host = plain_host(host)
     tls, proof = identity is not None, token is not None
     check_exposed(host, tls=tls, proof=proof, remedy="name --identity and --token")
-    if identity is not None and (holder := Identity.load(identity).peer).role != "server":
+    if identity is not None:
+        _server_identity(identity)
+    secret = "" if token is None else read_token(token)
+    predictor, _ = _predictor(folder, limits, dream)
+    app = create_app(predictor, secret)
+    return PageServer(app, host=host, port=port, identity=identity), predictor.version
+
+
+def served_typed(
+    folder: Path, limits: PredictLimits, dream: DreamConfig, *, where: str, identity: Path
+) -> tuple[WorldServer, str]:
+    """Return a running server of a world model for our own client, over mutual TLS, and the model's id.
+
+    Args:
+        folder: of the checkpoint.
+        limits: of a request.
+        dream: how a DiT dreams.
+        where: HOST:PORT to listen on; port 0 takes a free one.
+        identity: folder with a server's certificate, FOLDER/server of a trainer; its tenant may ask.
+
+    Raises:
+        ConfigError: the identity folder holds no server's certificate, or the address is not to be had.
+        ConfigError: the model takes no actions, cannot be seeded, or was not audited for so many steps.
+        CheckpointError: no world model.
+    """
+    own = _server_identity(identity)
+    predictor, size = _predictor(folder, limits, dream)
+    return WorldServer(TypedPredictions(predictor, size), where, own), predictor.version
+
+
+def _server_identity(folder: Path) -> Identity:
+    identity = Identity.load(folder)
+    if (holder := identity.peer).role != "server":
         raise ConfigError(
-            f"{identity} is the certificate of {holder.role} {holder.name}, which no caller takes for a server's; use "
+            f"{folder} is the certificate of {holder.role} {holder.name}, which no caller takes for a server's; use "
             "FOLDER/server of a trainer, whose `gymnast serve --name` says under which names it is reached"
         )
-    secret = "" if token is None else read_token(token)
+    return identity
+
+
+def _predictor(folder: Path, limits: PredictLimits, dream: DreamConfig) -> tuple[Predictor, int]:
     world = load_world(folder, dream)
     require_horizon(capabilities_of(folder), world.version, limits.horizon, "--horizon")
-    app = create_app(Predictor(world, limits, WIDOWX_250S), secret)
-    return PageServer(app, host=host, port=port, identity=identity), world.version
+    return Predictor(world, limits, WIDOWX_250S), world.image_size

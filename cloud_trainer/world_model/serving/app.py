@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import threading
-import uuid
-from collections import OrderedDict
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
@@ -17,13 +14,12 @@ from pydantic import ValidationError
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.world_model.serving.messages import API_VERSION, ApiError, PredictAnswer, Prediction, PredictRequest
 from cloud_trainer.world_model.serving.predictor import Predictor
+from cloud_trainer.world_model.serving.seen import SeenRequests
 from cloud_trainer.world_model.starts import StartState
 from gymnast_core.json_values import JsonValue
 from gymnast_core.wire.token import BEARER, proven
 
 LOG = logging.getLogger(__name__)
-REMEMBERED = 4096
-"""Ids of requests that are kept to notice one that comes back with other content."""
 LOOK_S = 0.2
 """Between two looks whether the caller is still there."""
 
@@ -39,8 +35,7 @@ class PredictService:
     def __init__(self, predictor: Predictor, token: str) -> None:
         self.predictor = predictor
         self._token, self._running = token, 0
-        self._seen: OrderedDict[uuid.UUID, str] = OrderedDict()
-        self._lock = threading.Lock()
+        self._seen = SeenRequests()
 
     def admit(self, request: Request) -> None:
         """Let nobody in without the token.
@@ -60,21 +55,6 @@ class PredictService:
                 raise ApiError("PAYLOAD_TOO_LARGE", f"a request has at most {most} bytes")
             parts.append(part)
         return b"".join(parts)
-
-    def remember(self, asked: PredictRequest) -> None:
-        """Note what an id stands for; the same content is dreamt again, to the same pixels.
-
-        Raises:
-            ApiError: it stood for something else.
-        """
-        digest = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
-        with self._lock:
-            known = self._seen.setdefault(asked.request_id, digest)
-            self._seen.move_to_end(asked.request_id)
-            while len(self._seen) > REMEMBERED:
-                self._seen.popitem(last=False)
-        if known != digest:
-            raise ApiError("REQUEST_ID_CONFLICT", "this request_id came with other content before")
 
     async def predict(self, request: Request, asked: PredictRequest) -> PredictAnswer:
         """Dream every sample, while the caller waits and time is left.
@@ -102,7 +82,7 @@ class PredictService:
 
     def _answer(self, asked: PredictRequest, gone: threading.Event) -> PredictAnswer:
         starts: list[StartState] = self.predictor.check(asked)
-        self.remember(asked)
+        self._seen.remember(asked)
         predictions = [
             Prediction(sample_id=sample.sample_id, frames=self.predictor.dream(sample, start, gone.is_set))
             for sample, start in zip(asked.samples, starts, strict=True)

@@ -1,0 +1,141 @@
+"""A world model that is served elsewhere (`gymnast wm serve --grpc`): frames for actions, by seed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import grpc
+import numpy as np
+
+from gymnast_client.client import same_fields
+from gymnast_core.errors import ShapeError
+from gymnast_core.pictures import decode_picture
+from gymnast_core.types import ACTION_DIM, PROPRIO_DIM, ByteArray, FloatArray
+from gymnast_core.wire.channel import UNARY_DEADLINE_S, domain_error, open_channel
+from gymnast_core.wire.gymnast.v1 import worlds_pb2, worlds_pb2_grpc
+from gymnast_core.wire.identity import Identity
+
+ReplyT = TypeVar("ReplyT")
+
+
+@dataclass(frozen=True)
+class WorldView:
+    """What a served world model takes, and how much of it; see WorldDescription in worlds.proto."""
+
+    model_version: str
+    image_size: int
+    context_frames: int
+    horizon: int
+    batch: int
+    request_bytes: int
+    concurrency: int
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class WorldSample:
+    """One rollout that is asked for.
+
+    Attributes:
+        frames_FHWC: (F, H, W, 3) uint8, oldest first: the episode's first, those before now, and now.
+        states_FP: (F, 7) float32 pose of the arm at each.
+        actions_TA: (T, 7) float32, what is commanded next.
+        seed: of the model's noise.
+        led_FA: (F - 1, 7) float32 actions between the frames; none where there is one frame.
+        instruction: may be empty.
+    """
+
+    frames_FHWC: ByteArray
+    states_FP: FloatArray
+    actions_TA: FloatArray
+    seed: int = 0
+    led_FA: FloatArray | None = None
+    instruction: str = ""
+
+
+class WorldClient:
+    """Asks a served world model.
+
+    Args:
+        address: HOST:PORT.
+        identity: ours, of the server's tenant.
+
+    Raises:
+        ConfigError: no identity, or no address.
+    """
+
+    def __init__(self, address: str, identity: Path | Identity) -> None:
+        own = identity if isinstance(identity, Identity) else Identity.load(identity)
+        self._channel = open_channel(address, own)
+        self._stub = worlds_pb2_grpc.WorldModelServiceStub(self._channel)
+        self._known: WorldView | None = None
+
+    def describe(self) -> WorldView:
+        """Return what the model takes.
+
+        Raises:
+            BridgeError: it is not there, or refuses.
+        """
+        asked = worlds_pb2.DescribeWorldRequest()
+        found = _asked(lambda: self._stub.Describe(asked, timeout=UNARY_DEADLINE_S))
+        self._known = WorldView(**same_fields(found, [field.name for field in fields(WorldView)]))
+        return self._known
+
+    def predict(self, samples: Sequence[WorldSample], *, request_id: str = "") -> list[ByteArray]:
+        """Return (T, H, W, 3) uint8 frames for every sample: those that its actions lead to.
+
+        Args:
+            samples: at least one, at most as many as describe() says.
+            request_id: a UUID; the same one with the same samples may be sent again. Empty takes a fresh one.
+
+        Raises:
+            ShapeError: a sample's arrays do not fit each other.
+            InvalidMessageError: the service does not take it; the message names the field.
+            IdReusedError: the id was sent with other samples before.
+            BusyError: the service computes for others; ask again.
+            BridgeError: it is not there, or refuses otherwise.
+        """
+        known = self._known or self.describe()
+        request = worlds_pb2.WorldPredictRequest(
+            request_id=request_id or str(uuid.uuid4()), model_version=known.model_version,
+            samples=[_message(sample, f"sample-{index}") for index, sample in enumerate(samples)],
+        )  # fmt: skip
+        reply = _asked(lambda: self._stub.Predict(request, timeout=known.timeout_s + UNARY_DEADLINE_S))
+        return [np.stack([decode_picture(frame) for frame in one.frames]) for one in reply.predictions]
+
+    def close(self) -> None:
+        """Let go of the channel."""
+        self._channel.close()
+
+
+def _message(sample: WorldSample, name: str) -> worlds_pb2.WorldSample:
+    count, led = len(sample.frames_FHWC), sample.led_FA
+    led = np.zeros((0, ACTION_DIM), np.float32) if led is None else led
+    for what, array, shape in (
+        ("states_FP", sample.states_FP, (count, PROPRIO_DIM)), ("led_FA", led, (max(0, count - 1), ACTION_DIM)),
+        ("actions_TA", sample.actions_TA, (len(sample.actions_TA), ACTION_DIM)),
+    ):  # fmt: skip
+        if array.shape != shape:
+            raise ShapeError(f"{what} must be {shape}, got {array.shape}")
+    return worlds_pb2.WorldSample(
+        sample_id=name, seed=sample.seed, frames=[_png(frame) for frame in sample.frames_FHWC],
+        led=led.ravel().tolist(), states=sample.states_FP.ravel().tolist(), instruction=sample.instruction,
+        actions=sample.actions_TA.ravel().tolist(),
+    )  # fmt: skip
+
+
+def _png(frame_HWC: ByteArray) -> bytes:
+    _, data = cv2.imencode(".png", frame_HWC[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return bytes(data)
+
+
+def _asked(call: Callable[[], ReplyT]) -> ReplyT:
+    try:
+        return call()
+    except grpc.RpcError as error:
+        raise domain_error(error) from error
