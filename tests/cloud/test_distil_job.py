@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_trainer.jobs.distil import distil
+from cloud_trainer.jobs.distil import Compared, distil
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.progress import never, silent
@@ -38,7 +38,18 @@ def test_a_student_is_kept_beside_its_teacher_and_practised_in(material, tmp_pat
     assert practised.world_model == result.world_model
 
 
-def test_a_student_that_may_have_lost_more_than_allowed_is_refused(material, tmp_path: Path):
-    job = distil_job(material, tmp_path / "distil", widths=[8, 8, 8], most_lost_db=0.0)
-    with pytest.raises(NotTrustedError, match="audits worse than"):
-        distil(job)
+@pytest.mark.parametrize(
+    ("low", "broken", "said"),
+    [
+        (-0.6, (), r"PSNR -0.30 dB against its teacher \(at least -0.60 at 95 %\), -0.5 is allowed"),
+        (-0.4, ("jump 0.2 > 0.1",), "jump 0.2 > 0.1"),
+        (-0.4, (), ""),
+    ],
+)
+def test_a_student_that_may_have_lost_more_than_allowed_is_refused(low: float, broken: tuple[str, ...], said: str):
+    found = Compared("student", "teacher", 29.7, 30.0, -0.3, low, broken)
+    if not said:
+        found.require(0.5)
+        return
+    with pytest.raises(NotTrustedError, match=said):
+        found.require(0.5)

@@ -101,7 +101,7 @@ def test_the_command_line_prints_the_schema_of_a_kind(kind, capsys):
     assert main(["jobs", "schema", kind]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert schema["additionalProperties"] is False
-    assert {"policy", "seed"} <= set(schema["properties"])
+    assert {"seed", *BARE[kind]} <= set(schema["properties"])
     assert all("description" in field for field in schema["properties"].values())
     assert main(["jobs", "schema", kind, "--result"]) == 0
     assert "episodes" in json.loads(capsys.readouterr().out)["properties"]

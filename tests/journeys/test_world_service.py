@@ -14,12 +14,10 @@ from tests.journeys.hosts import Hosts
 def test_frames_come_from_another_machine_and_a_stranger_gets_none(hosts: Hosts, tmp_path: Path) -> None:
     version = tiny_world_model().save(tmp_path / "world").id
     for name, role, tenant in (
-        ("trainer.lab", "server", "default"), ("ada", "operator", "default"), ("eve", "operator", "other"),
+        ("sim", "server", "default"), ("ada", "operator", "default"), ("eve", "operator", "other"),
     ):  # fmt: skip
         enroll(tmp_path / "ca", name, role, out=tmp_path / name, tenant=tenant, hosts=["trainer.lab"])
-    served = hosts.trainer.start(
-        "wm", "serve", "world", "--grpc", "0.0.0.0:8701", "--identity", "trainer.lab", cwd=tmp_path
-    )
+    served = hosts.trainer.start("wm", "serve", "world", "--grpc", "0.0.0.0:8701", "--identity", "sim", cwd=tmp_path)
     served.wait_for("is served at")
     hosts.worse(delay_ms=30, loss_percent=1)
     film = write_episode(tmp_path, episode(0), robot="sim-0")
