@@ -5,19 +5,19 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from gymnast_cli.connect import emit
 from gymnast_cli.wm_data import add_data_arguments, reader
+from gymnast_cli.wm_lab import Subparsers
 
 REFUSED = 3
 """Exit code when the student audits worse than its teacher."""
 SETTINGS = ("iterations", "batch_size", "learning_rate", "steps", "widths", "teacher_steps", "guidance", "device")
 
 
-def add_arguments(actions: Any) -> None:
+def add_arguments(actions: Subparsers) -> None:
     """Declare the action."""
     distil = actions.add_parser("distil", help="fewer sampling steps: teach a student on its own rollouts; a run that "
                                 "was stopped goes on")  # fmt: skip

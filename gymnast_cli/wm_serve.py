@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 from rich.console import Console
 
 from gymnast_cli.connect import emit
+from gymnast_cli.wm_lab import Subparsers
 from gymnast_core.errors import ConfigError
 
 
-def add_arguments(actions: Any) -> None:
+def add_arguments(actions: Subparsers) -> None:
     """Declare the action."""
     serve = actions.add_parser("serve", help="answer others' harnesses: WorldArena's HTTP JSON API, version 1.0")
     serve.add_argument("world_model", type=Path, metavar="FOLDER", help="checkpoint to serve")
@@ -46,11 +47,11 @@ def serve(args: argparse.Namespace, console: Console) -> int:
     limits = PredictLimits(horizon=args.horizon, batch=args.batch, concurrency=args.concurrency, timeout_s=args.timeout)
     if args.grpc is not None:
         typed, version = served_typed(args.world_model, limits, dream, where=args.grpc, identity=_identity(args))
-        return _until(stop, args, console, typed, {"address": typed.address, "model_version": version})
+        return _until(stop.wait, args, console, typed.stop, {"address": typed.address, "model_version": version})
     server, version = served_world(
         args.world_model, limits, dream, host=args.host, port=args.port, token=args.token, identity=args.identity
     )
-    return _until(stop, args, console, server, {"address": server.start(), "model_version": version})
+    return _until(stop.wait, args, console, server.stop, {"address": server.start(), "model_version": version})
 
 
 def _identity(args: argparse.Namespace) -> Path:
@@ -62,30 +63,20 @@ def _identity(args: argparse.Namespace) -> Path:
     return identity
 
 
-def _until(stop: Waits, args: argparse.Namespace, console: Console, server: Stoppable, found: dict[str, str]) -> int:
+def _until(
+    wait: Callable[[], object],
+    args: argparse.Namespace,
+    console: Console,
+    end: Callable[[], None],
+    found: dict[str, str],
+) -> int:
     """Say where it is served, and serve until asked to stop."""
     try:
         emit(args, console, found, f"{found['model_version']} is served at {found['address']}; Ctrl-C stops it")
         sys.stdout.flush()
         if args.port_file is not None:
             args.port_file.write_text(found["address"])
-        stop.wait()
+        wait()
     finally:
-        server.stop()
+        end()
     return 0
-
-
-class Waits(Protocol):
-    """What is set by SIGTERM or Ctrl-C."""
-
-    def wait(self) -> object:
-        """Return once it is set."""
-        ...
-
-
-class Stoppable(Protocol):
-    """What listens."""
-
-    def stop(self) -> None:
-        """Listen no more."""
-        ...

@@ -13,6 +13,8 @@ import grpc
 import numpy as np
 
 from gymnast_client.client import same_fields
+from gymnast_core.arm.targets import commanded_proprioception
+from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ShapeError
 from gymnast_core.pictures import decode_picture
 from gymnast_core.types import ACTION_DIM, PROPRIO_DIM, ByteArray, FloatArray
@@ -111,6 +113,30 @@ class WorldClient:
     def close(self) -> None:
         """Let go of the channel."""
         self._channel.close()
+
+
+def replayed(client: WorldClient, file: Path, *, seed: int = 0) -> tuple[ByteArray, ByteArray]:
+    """Replay a recorded episode's actions: as many as the service takes at once.
+
+    Args:
+        client: of the service.
+        file: one .mcap file.
+        seed: of the model's noise.
+
+    Returns:
+        (T + 1, H, W, 3) uint8 recorded and imagined frames, the first the same; of the episode's first camera.
+
+    Raises:
+        CorruptError: no episode.
+        BridgeError: the service is not there, or refuses.
+    """
+    world = client.describe()
+    episode = read_episode(file, image_size=(world.image_size, world.image_size))
+    real, actions_TA = next(iter(episode.images.values())), episode.actions_TA[: world.horizon]
+    pose_FP = commanded_proprioception(episode.proprio_TP[:1], actions_TA[None])[0, :1]
+    sample = WorldSample(real[:1], pose_FP, actions_TA, seed=seed, instruction=episode.instruction)
+    (frames,) = client.predict([sample])
+    return real[: len(frames) + 1], np.concatenate((real[:1], frames))
 
 
 def _message(sample: WorldSample, name: str) -> worlds_pb2.WorldSample:

@@ -103,7 +103,7 @@ def _distil_dit(folder: Path, episodes: Sequence[Episode], how: Distilling, out:
 
     distiller = DiTDistiller(
         loaded, build_codec(loaded.codec_config, device=how.device),
-        DiTDistillation(asked.steps, asked.teacher_steps, asked.guidance), stream=stream, config=config,
+        DiTDistillation(asked.steps, asked.teacher_steps, asked.guidance), stream, config,
         place=Place(device=how.device), folder=how.state, on_progress=on_progress,
     )  # fmt: skip
     distiller.resume()

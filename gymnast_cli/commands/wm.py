@@ -1,5 +1,4 @@
-"""`gymnast wm`: convert a published model, show what one takes, check a dataset, train, roll out, distil, audit, plan,
-serve.
+"""`gymnast wm`: convert a published model, show one, check data, train, distil, roll out, audit, plan, serve, ask.
 
 The audit says how far a world model may be trusted, measured on recorded episodes it never saw.
 """

@@ -6,19 +6,20 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cloud_trainer.world_model.capabilities import declared_by
+from cloud_trainer.world_model.data.mixture import ClipStream
 from cloud_trainer.world_model.dit.checkpoint import WorldModel, save_world_model
 from cloud_trainer.world_model.dit.codec import Codec
 from cloud_trainer.world_model.dit.diffusion import CONTEXT_TIMESTEP, noise_steps
+from cloud_trainer.world_model.dit.distributed import Place
 from cloud_trainer.world_model.dit.loss import Batch, draw_batch, imagine_frames
-from cloud_trainer.world_model.dit.network import DiT
-from cloud_trainer.world_model.dit.sampler import SamplerConfig, combine_guidance, with_null_branch
-from cloud_trainer.world_model.dit.trainer import DiTTrainer
+from cloud_trainer.world_model.dit.sampler import Network, SamplerConfig, combine_guidance, with_null_branch
+from cloud_trainer.world_model.dit.train_config import TrainConfig
+from cloud_trainer.world_model.dit.trainer import DiTTrainer, Progress
 from cloud_trainer.world_model.own_path import check_steps, own_path_loss
 from gymnast_core.records.manifest import Manifest
 
@@ -45,7 +46,11 @@ class DiTDistiller(DiTTrainer):
         loaded: the teacher; the student begins as its copy.
         codec: of its latents.
         how: see DiTDistillation.
-        run: what a DiTTrainer takes beside them.
+        stream: see DiTTrainer, as the others.
+        config: see there.
+        place: see there.
+        folder: see there.
+        on_progress: see there.
 
     Raises:
         ConfigError: the student's steps do not divide the teacher's.
@@ -53,9 +58,14 @@ class DiTDistiller(DiTTrainer):
 
     stage, title = "distil", "distillation"
 
-    def __init__(self, loaded: WorldModel, codec: Codec, how: DiTDistillation, **run: Any) -> None:
+    def __init__(
+        self, loaded: WorldModel, codec: Codec, how: DiTDistillation, stream: ClipStream, config: TrainConfig, *,
+        place: Place, folder: Path, on_progress: Progress,
+    ) -> None:  # fmt: skip
         check_steps(how.steps, how.teacher_steps)
-        super().__init__(copy.deepcopy(loaded.model), codec, **run)
+        super().__init__(
+            copy.deepcopy(loaded.model), codec, stream, config, place=place, folder=folder, on_progress=on_progress
+        )
         self._teacher = loaded.model.to(self.place.device).eval().requires_grad_(False)
         self._how, self._loaded = how, loaded
         self._guided = SamplerConfig(guidance=how.guidance)
@@ -76,7 +86,7 @@ class DiTDistiller(DiTTrainer):
             )  # fmt: skip
         return loss
 
-    def export_student(self, folder: Path, lineage: Mapping[str, Any]) -> Manifest:
+    def export_student(self, folder: Path, lineage: Mapping[str, object]) -> Manifest:
         """Write the averaged weights as a checkpoint that names its teacher and the steps it was distilled to."""
         manifest, own = self._loaded.manifest, {"stage": "distil", "iterations": self.step, "seed": self.config.seed}
         return save_world_model(
@@ -106,7 +116,7 @@ class DiTDistiller(DiTTrainer):
         return self._moved(self._compiled, past, actions, x, (levels[index], levels[index - 1]), SamplerConfig())
 
     def _moved(
-        self, network: DiT | Any, past: Tensor, actions: Tensor, x: Tensor, levels: tuple[Tensor, Tensor],
+        self, network: Network, past: Tensor, actions: Tensor, x: Tensor, levels: tuple[Tensor, Tensor],
         sampler: SamplerConfig,
     ) -> Tensor:  # fmt: skip
         """The last frame, from one noise level to a lower one."""
