@@ -27,7 +27,7 @@ from gymnast_core.types import ACTION_DIM, ActionChunk, Asked, ByteArray, FloatA
 
 ARCHITECTURE = "compact_policy"
 ROWS = 16
-"""Of one pass where rows go together: on two cores 64 rows took 44 ms so, 75 ms at once and 87 ms one by one."""
+"""Of one pass where rows go together; more leave the cache (benchmarks/dream_speed_cpu2_202611.md)."""
 
 
 @dataclass(frozen=True)
