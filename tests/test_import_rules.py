@@ -30,6 +30,7 @@ FOREIGN = {
 DOORS = {
     "cloud_trainer.app": "the trainer's application: serve, identities, a folder's health, what jobs keep for people",
     "cloud_trainer.jobs.desk": "at a desk, without a service: data, world models, measurements, pretraining",
+    "cloud_trainer.jobs.tensorboard": "curves of a job that is watched, written as the trainer writes them",
     "gymnast_ros.arguments": "flags of up are those of the launch files",
     "gymnast_ros.bringup": "starts the robot's graph",
     "gymnast_ros.doctor": "looks over a robot's folder",
