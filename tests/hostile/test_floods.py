@@ -146,7 +146,7 @@ def test_calls_that_send_nothing_hold_up_nobody_on_any_method(standing, path):
     if "PolicyService" in path:
         pytest.skip("needs a policy; see the test above")
     role = next((role for role in ("robot", "admin", "operator", "trainer") if role in MAY[ACTION_OF[path]]), "robot")
-    streams = ("Upload", "Publish", "ServerReflectionInfo")
+    streams = ("Upload", "Publish", "Import", "ServerReflectionInfo")
     with flood(standing, standing.identity(f"one-{role}", role)) as attack:
         attack.open(path)
         assert others_are_served(standing) < OTHERS_S

@@ -162,6 +162,7 @@ def requests(ids: Mapping[str, str]) -> dict[str, list[Any]]:
         "TrajectoryService/LabelEpisode": [trajectories_pb2.LabelEpisodeRequest(episode_id="ep-1", outcome="failure")],
         "TrajectoryService/RetractEpisode": [trajectories_pb2.RetractEpisodeRequest(episode_id="ep-1", reason="x")],
         "WeightsService/Publish": [weights_pb2.PublishRequest(open=weights_pb2.PublishOpen(manifest=manifest))],
+        "WeightsService/Import": [weights_pb2.PublishRequest(open=weights_pb2.PublishOpen(manifest=manifest))],
         "WeightsService/Watch": [weights_pb2.WatchRequest()],
         "WeightsService/ListReleases": [weights_pb2.ListReleasesRequest()],
         "WeightsService/Fetch": [weights_pb2.FetchRequest(digest=ids["weights_digest"])],
