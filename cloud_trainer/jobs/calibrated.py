@@ -11,9 +11,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from gymnast_core.bounds import parsed_object
 from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_core.jobs.audit import AuditBounds
-from gymnast_core.records.manifest import BOUNDS_NAME
+from gymnast_core.records.manifest import BOUNDS_NAME, MAX_CHARACTERS
 
 GATES = ("improve", "adapt", "promotion")
 """What asks: practice on recorded episodes, practice in one scene, the promotion of a refined model."""
@@ -29,10 +30,10 @@ def calibrated_bounds(world_model: Path, gate: str) -> Mapping[str, object]:
     if not path.is_file():
         return {}
     try:
-        table = json.loads(path.read_text())["gates"]
+        table = parsed_object(path.read_text(encoding="utf-8"), BOUNDS_NAME, MAX_CHARACTERS)["gates"]
         bounds = dict(table.get(gate, {}))
         AuditBounds(**bounds)
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError, CorruptError) as error:
         raise CorruptError(f"{path} is no table of bounds: {error}; calibrate again: gymnast wm bounds") from error
     return bounds
 

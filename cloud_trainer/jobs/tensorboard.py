@@ -6,9 +6,9 @@ already. They are read back first, and no step of a curve is written twice.
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _STRANGE = re.compile(r"[^\w.\- ]")
 _MOST_CHARACTERS = 100
-_MOST_STEP = 1 << 62
+_MOST_STEP, _MOST_VALUE = 1 << 62, sys.float_info.max
 
 
 class JobCurves:
@@ -117,7 +117,8 @@ def _plain(name: str) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a curve can have it as a point; JSON has whole numbers that no float holds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _MOST_VALUE
 
 
 def _is_step(value: object) -> bool:

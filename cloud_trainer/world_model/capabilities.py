@@ -7,16 +7,16 @@ actions, as every world model then did, with the image size that it recorded.
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.bounds import parsed_object
+from gymnast_core.errors import CheckpointError, ConfigError, CorruptError
 from gymnast_core.json_values import JsonValue
-from gymnast_core.records.manifest import BOUNDS_NAME, Manifest, read_manifest
+from gymnast_core.records.manifest import BOUNDS_NAME, MAX_CHARACTERS, Manifest, read_manifest
 from gymnast_core.settings import Count, CountOrZero, Positive, Settings, Texts
 from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import ACTION_DIM
@@ -210,7 +210,7 @@ def learned(kinds: Iterable[tuple[ActionKind, str]]) -> tuple[set[ActionKind], t
 def _audited_steps(path: Path) -> int | None:
     """The horizon that a calibration measured; None where there was none, or it did not say."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("horizon")
-    except (OSError, ValueError, AttributeError):
+        found = parsed_object(path.read_text(encoding="utf-8"), BOUNDS_NAME, MAX_CHARACTERS).get("horizon")
+    except (OSError, ValueError, CorruptError):
         return None
-    return found if isinstance(found, int) and found >= 1 else None
+    return found if isinstance(found, int) and not isinstance(found, bool) and found >= 1 else None

@@ -34,6 +34,8 @@ CONFIG_NAME, MODEL_NAME, CARD_NAME = "config.json", "model.safetensors", "README
 FORMAT_VERSION = 1
 MOST_NAME = 128
 """Characters of a folder's name that are kept."""
+MOST_BESIDE = 4 << 20
+"""Bytes of a card, and of bounds."""
 _OURS = ("library_name", "format_version", "checkpoint_id")
 _MANIFEST = tuple(each.name for each in fields(Manifest))
 
@@ -109,6 +111,7 @@ def read_hub_folder(folder: Path, into: Path) -> tuple[Manifest, HubOrigin]:
     if into.exists():
         raise CheckpointError(f"{into} exists; checkpoints are immutable, name a folder that does not")
     manifest = _manifest(folder)
+    _check_sizes(folder, manifest)
     staging = into.with_name(f".{into.name}.partial-{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -130,6 +133,7 @@ def read_hub_folder(folder: Path, into: Path) -> tuple[Manifest, HubOrigin]:
 def _manifest(folder: Path) -> Manifest:
     """The manifest in config.json, if it is one and has the id it says."""
     _check_files(folder)
+    _check_size(folder / CONFIG_NAME, MAX_CHARACTERS)
     try:
         found = parsed_object((folder / CONFIG_NAME).read_text("utf-8"), f"{folder / CONFIG_NAME}", MAX_CHARACTERS)
     except (UnicodeDecodeError, CorruptError) as error:
@@ -175,14 +179,26 @@ def _check_keys(folder: Path, found: dict[str, Any]) -> None:
         )
 
 
-def _check_weights(folder: Path, staging: Path, manifest: Manifest) -> None:
-    """The copy is what is checked, and what is used from then on."""
-    size = (staging / WEIGHTS_NAME).stat().st_size
+def _check_sizes(folder: Path, manifest: Manifest) -> None:
+    """Before anything is copied or read whole: a file of many terabytes takes no room where it lies, but here."""
+    size = (folder / MODEL_NAME).stat().st_size
     if size != manifest.weights_bytes:
         raise CheckpointError(
             f"{folder / MODEL_NAME} has {size} bytes, {CONFIG_NAME} says {manifest.weights_bytes}; fetch it again (a "
             "few hundred bytes are a Git LFS pointer: git lfs pull)"
         )
+    for name in (BOUNDS_NAME, CARD_NAME):
+        if (folder / name).is_file():
+            _check_size(folder / name, MOST_BESIDE)
+
+
+def _check_size(path: Path, most: int) -> None:
+    if (size := path.stat().st_size) > most:
+        raise CheckpointError(f"{path} has {size} bytes, at most {most} are read; leave it out, or fetch it again")
+
+
+def _check_weights(folder: Path, staging: Path, manifest: Manifest) -> None:
+    """The copy is what is checked, and what is used from then on."""
     check_safetensors_file(staging / WEIGHTS_NAME)
     try:
         verify_checkpoint(staging)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from gymnast_core.records.model_card import measured_in_gates, measured_on_arms
 from gymnast_core.shipped import shipped_checkpoints
 
 SHIPPED = shipped_checkpoints()
+TERABYTE = 1 << 40
+"""Of a file that takes no room where it lies."""
 Gymnast = Callable[..., Any]
 
 
@@ -118,6 +121,9 @@ def without_a_tensor(folder: Path) -> None:
         (lambda folder: edit(folder, weights_bytes=3), "it was edited"),
         (cut, "model.safetensors has 200 bytes"),
         (flip, "model.safetensors is not what config.json says"),
+        (lambda folder: os.truncate(folder / "model.safetensors", TERABYTE), "bytes, config.json says"),
+        (lambda folder: os.truncate(folder / "config.json", TERABYTE), "config.json has 1099511627776 bytes"),
+        (lambda folder: os.truncate(folder / "README.md", TERABYTE), "README.md has 1099511627776 bytes"),
         (without_a_tensor, "strange.weight"),
     ],
 )  # fmt: skip

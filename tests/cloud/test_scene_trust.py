@@ -131,6 +131,9 @@ def test_bounds_that_are_no_table_are_named(tmp_path):
     write_bounds(tmp_path, {"gates": {"improve": {"agreemnt": 1}}})
     with pytest.raises(CorruptError, match="agreemnt"):
         calibrated_bounds(tmp_path, "improve")
+    (tmp_path / "bounds.json").write_text("[" * 100_000)
+    with pytest.raises(CorruptError, match="calibrate again"):
+        calibrated_bounds(tmp_path, "improve")
 
 
 def test_a_judge_that_abstains_is_reckoned_with_when_more_episodes_are_asked_for():

@@ -61,7 +61,7 @@ def test_a_kill_in_the_middle_of_a_point_and_a_resumed_job_write_no_step_twice_a
     "data",
     [
         {}, progress("s", -1, loss=1.0), progress("s", 1 << 70, loss=1.0), progress("s", 1),
-        {"stage": "s", "step": "1"}, progress("s", 1, loss=math.nan),
+        {"stage": "s", "step": "1"}, progress("s", 1, loss=math.nan), progress("s", 1, loss=10**400),
         progress("s", 1, loss="low"), progress("s", 1, loss=True),
         {"stage": ["s"], "step": 1, "metrics": {"loss": 1}}, {"stage": "s", "step": 1, "metrics": [1]},
     ],

@@ -14,7 +14,7 @@ import pytest
 from cloud_trainer.jobs.job import require_audited
 from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.jobs.submission import check_submission
-from cloud_trainer.world_model.capabilities import CAPABILITIES, ActionKind, Capabilities
+from cloud_trainer.world_model.capabilities import CAPABILITIES, ActionKind, Capabilities, capabilities_of
 from cloud_trainer.world_model.data.lerobot import LeRobotSource
 from cloud_trainer.world_model.data.mixture import ClipStream, MixtureConfig
 from cloud_trainer.world_model.data.source import MemorySource, SourceInfo
@@ -170,6 +170,13 @@ def test_what_cannot_be_seeded_may_still_be_looked_at(tmp_path: Path, capsys: An
     assert list(json.loads(capsys.readouterr().out)["refused"]) == ["practice"]
     with pytest.raises(CheckpointError, match="capabilities: seeded must be true or false"):
         load_world(declaring(tmp_path / "broken", seeded="perhaps"))
+
+
+@pytest.mark.parametrize("said", ['{"horizon": true}', '{"horizon": -3}', '{"horizon": NaN}', "[" * 100_000])
+def test_a_horizon_that_makes_no_sense_was_not_measured(said: str, tmp_path: Path) -> None:
+    folder = declaring(tmp_path / "world", horizon=9)
+    (folder / "bounds.json").write_text(said)
+    assert capabilities_of(folder).horizon == 9
 
 
 def test_nobody_dreams_beyond_the_audited_horizon(capsys: Any) -> None:
