@@ -11,17 +11,13 @@ from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.judging import JudgeData, refine_judge
 from cloud_trainer.judge.training import JudgeTraining
 from cloud_trainer.progress import ProgressEvent
-from cloud_trainer.world_model.audit.outcomes import policy_of
 from cloud_trainer.world_model.compact.data import Clips
 from cloud_trainer.world_model.refinement import Refinement, refine_world
 from cloud_trainer.world_model.worlds import World, load_world
-from gymnast_core.jobs.practice import RefiningSettings
 from gymnast_core.jobs.spec import RefiningSpec
 from gymnast_core.policies.placement import device_of
 from gymnast_core.types import Episode
 
-OF_ONE, OF_SEVERAL = (100, 1e-4), (400, 3e-4)
-"""Steps and peak rate of a world model's refinement, on the episodes of one policy and of several."""
 CALIBRATION_EPISODES = 20
 """Fewer held-out episodes than this say nothing about a threshold: the parent judge is kept."""
 
@@ -38,12 +34,11 @@ def promoted_world_model(
         clips: those of the part world_model, stacked.
     """
     config, parent, out = job.spec.config, job.checkpoints["world_model"], job.folder / "world_model"
-    iterations, rate = refinement_of(config, episodes["world_model"])
-    if iterations == 0:
+    if config.refine_iterations == 0:
         return parent, home, ""
     if not out.exists():
         how = Refinement(
-            iterations, rate, job.spec.seed, job.folder / "world_model.state",
+            config.refine_iterations, config.refine_rate, job.spec.seed, job.folder / "world_model.state",
             device_of(config.dream.device), job.progress, job.cancelled,
         )  # fmt: skip
         refine_world(parent, episodes["world_model"], how, out, clips=clips)
@@ -59,16 +54,6 @@ def promoted_world_model(
         job.progress(ProgressEvent("world_model_not_promoted", 1, 1))
         return parent, home, worse
     return out, refined, ""
-
-
-def refinement_of(config: RefiningSettings, episodes: Sequence[Episode]) -> tuple[int, float]:
-    """Return steps and peak rate of the world model's refinement: as set, else by whether several policies acted."""
-    several = len({policy_of(episode) for episode in episodes}) > 1
-    iterations, rate = OF_SEVERAL if several else OF_ONE
-    return (
-        iterations if config.refine_iterations is None else config.refine_iterations,
-        rate if config.refine_rate is None else config.refine_rate,
-    )
 
 
 def refined_judge(job: Job[RefiningSpec], world: World, parts: Mapping[str, Clips]) -> Path:

@@ -186,12 +186,11 @@ class PracticeSettings(Settings):
 class RefiningSettings(PracticeSettings):
     """What a job can be set to that refines world model and judge first and audits them at home."""
 
-    refine_iterations: CountOrZero | None = None
-    """Of the world model; 0 keeps the parent. None is 100 on one policy's episodes and 400 on those of several: what an
-    improved policy does at contact is new to the model, see docs/results.md."""
-    refine_rate: Positive | None = None
-    """Peak learning rate of the refinement. None is 1e-4 on one policy's episodes, short and gentle, as old ones do not
-    travel with a checkpoint and what is not rehearsed is forgotten; on those of several, which rehearse, it is 3e-4."""
+    refine_iterations: CountOrZero = 100
+    """Of the world model; 0 keeps the parent."""
+    refine_rate: Positive = 1e-4
+    """Peak learning rate of the refinement. Short and gentle: old episodes do not travel with a checkpoint, and what is
+    not rehearsed is forgotten."""
     judge_iterations: CountOrZero = 200
     """Of the judge; 0 keeps the parent."""
     judge_rate: Positive = 3e-4

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,13 @@ class Acme:
     """A lab in which acme has one of everything, each under an id that default has, too, where ids can be the same."""
 
     def __init__(self, folder: Path) -> None:
-        self.engines = PerTenant(lambda tenant: SteeredEngine())
+        self.engines = PerTenant(self._engine)
         self.lab = Lab(folder, engine_of=self.engines.of)
+
+    def _engine(self, tenant: str) -> SteeredEngine:
+        engine = SteeredEngine()
+        engine.begins = partial(self.lab.service.queues.beginnings.begin, tenant)
+        return engine
 
     def fill(self) -> None:
         lab, service = self.lab, self.lab.service
@@ -407,13 +413,16 @@ def test_a_robot_of_another_tenants_cannot_be_adapted_tried_or_watched(acme):
 
 
 def test_a_robot_busy_in_one_tenant_is_free_in_another(acme):
-    """robot-1 of acme is being adapted; default's robot-1 is another arm, and is refused for its own reasons alone."""
+    """robot-1 of acme is being adapted; default's robot-1 is another arm, and waits for its own adaptations alone."""
     form, operator = {"robot": "robot-1", "instruction": "lift"}, acme.people["default"]["operator"]
-    acme.lab.page("POST", "/adapt", identity=operator, form=form)
-    answer = acme.lab.page("POST", "/adapt", identity=operator, form=form)
-    assert answer.status == 409
-    [mine] = acme.lab.service.handlers.flows.adaptations.of("default")
-    assert mine.view.adaptation_id in answer.text
+    assert [acme.lab.page("POST", "/adapt", identity=operator, form=form).status for _ in range(2)] == [200, 200]
+    on = acme.lab.service.handlers.flows.adaptations.on
+    assert within(30.0, lambda: all(view.waits for view in on("default", "robot-1")[1:])) < 30.0
+    [first, *others] = on("default", "robot-1")
+    assert others, "the second waits"
+    assert all(view.reason.startswith(f"begins after adaptation {first.adaptation_id} ") for view in others)
+    acme_s = {view.adaptation_id for view in on("acme", "robot-1")}
+    assert not [view.reason for view in others for name in acme_s if name in view.reason]
 
 
 # blobs ---------------------------------------------------------------------------------------------------------------
