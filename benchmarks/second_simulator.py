@@ -21,7 +21,8 @@ import torch
 
 from benchmarks.planted_policies import BAD, GOOD, Maker
 from gymnast_core.errors import PolicyFailedError
-from gymnast_core.evaluation.gate import KINDS, GateAttempt, GatePair, GateTally, GateTest
+from gymnast_core.evaluation.gate import GateTest
+from gymnast_core.evaluation.gate_tally import KINDS, GateAttempt, GatePair, GateTally
 from gymnast_core.evaluation.statistics import pearson, wilson_interval
 from gymnast_core.rollout import GuardedPolicy, run_episode
 from gymnast_core.seeds import take

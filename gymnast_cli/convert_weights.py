@@ -106,7 +106,7 @@ def _pi0(args: argparse.Namespace) -> Pi0Policy:
 
 
 def _statistics(paths: list[Path]) -> dict[str, Any]:
-    from cloud_trainer.jobs.desk.lab import labelled_episodes
+    from cloud_trainer.jobs.desk.episodes import labelled_episodes
     from gymnast_core.policies.pi0.norms import statistics_of_episodes
 
     return statistics_of_episodes(labelled_episodes(paths, 16))

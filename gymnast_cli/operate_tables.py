@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gymnast_cli.plain import plain
 from gymnast_cli.retrying import retry_table
-from gymnast_core.practice import practice_line
+from gymnast_core.practice_status import practice_line
 from gymnast_core.text import one_line
 
 if TYPE_CHECKING:

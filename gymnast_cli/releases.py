@@ -11,7 +11,8 @@ from gymnast_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from gymnast_client import CheckpointsClient, RobotWord
-    from gymnast_core.records.signing import Release, SignedDocument
+    from gymnast_core.records.release import Release
+    from gymnast_core.records.signing import SignedDocument
 
 
 def releases_and_words(weights: CheckpointsClient, args: argparse.Namespace) -> tuple[list[Release], list[RobotWord]]:
@@ -28,7 +29,7 @@ def releases_and_words(weights: CheckpointsClient, args: argparse.Namespace) -> 
 
 def verified(document: SignedDocument, args: argparse.Namespace) -> Release:
     """Return the release, if a key of our identity signed it; with --insecure nobody vouches for anything."""
-    from gymnast_core.records.signing import Release
+    from gymnast_core.records.release import Release
 
     _, identity = peer(args)
     return Release.from_bytes(document.payload if identity is None else identity.trusted_keys().verify(document))

@@ -63,7 +63,7 @@ def reader(args: argparse.Namespace) -> Callable[[Sequence[Path], int], list[Epi
 
     def read(paths: Sequence[Path], image_size: int) -> list[Episode]:
         from cloud_trainer.jobs.desk.datasets import recorded
-        from cloud_trainer.jobs.desk.lab import labelled_episodes
+        from cloud_trainer.jobs.desk.episodes import labelled_episodes
 
         if args.kind != "mcap":
             return recorded([described(args, path) for path in paths], skip_broken=args.skip_broken)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import builtins
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-
+from gymnast_client.checkpoint_upload import upload_checkpoint
 from gymnast_client.client import Client, same_fields
 from gymnast_client.download import BlobDownload
 from gymnast_client.reading import read_object
 from gymnast_core.json_values import JsonObject
 from gymnast_core.records.gate_record import GateRecord, GateRun
 from gymnast_core.records.hub_folder import HubOrigin
-from gymnast_core.records.manifest import Manifest, read_checkpoint
-from gymnast_core.records.signing import Release, SignedDocument
-from gymnast_core.wire.codec import CHUNK_BYTES, crc32c
+from gymnast_core.records.manifest import Manifest
+from gymnast_core.records.release import Release
+from gymnast_core.records.signing import SignedDocument
 from gymnast_core.wire.gymnast.v1 import checkpoints_pb2, checkpoints_pb2_grpc, weights_pb2, weights_pb2_grpc
 
-_PUBLISH_DEADLINE_S = 3600.0
 _WHY_DEADLINE_S = 120.0
 _OFFER_DEADLINE_S = 120.0
 _FIELDS = ("checkpoint_id", "kind", "architecture", "parents", "bytes", "since_ns", "published", "won")
@@ -185,11 +182,11 @@ class CheckpointsClient(Client):
             RejectedBridgeError: the trainer refused it.
         """
         opening = weights_pb2.PublishOpen(robots=list(robots), valid_for_s=valid_for_s, override_reason=override_reason)
-        stub = weights_pb2_grpc.WeightsServiceStub(self._link.channel())
-        try:
-            return signed_document(stub.Publish(_requests(folder, opening), timeout=_PUBLISH_DEADLINE_S))
-        except grpc.RpcError as failure:
-            raise self._link.failure(failure) from failure
+        return signed_document(
+            upload_checkpoint(
+                self._link, lambda channel: weights_pb2_grpc.WeightsServiceStub(channel).Publish, folder, opening
+            )
+        )
 
     def import_checkpoint(self, folder: Path, origin: HubOrigin) -> bool:
         """Have the trainer take in a checkpoint folder from outside (admin); it is offered to no robot.
@@ -207,11 +204,10 @@ class CheckpointsClient(Client):
             RejectedBridgeError: the trainer refused it, e.g. as it contradicts what is recorded there.
         """
         opening = weights_pb2.PublishOpen(origin=weights_pb2.Origin(name=origin.name, card_sha256=origin.card_sha256))
-        stub = weights_pb2_grpc.WeightsServiceStub(self._link.channel())
-        try:
-            return bool(stub.Import(_requests(folder, opening), timeout=_PUBLISH_DEADLINE_S).known)
-        except grpc.RpcError as failure:
-            raise self._link.failure(failure) from failure
+        reply = upload_checkpoint(
+            self._link, lambda channel: weights_pb2_grpc.WeightsServiceStub(channel).Import, folder, opening
+        )
+        return bool(reply.known)
 
     def releases(self, after: int = 0, limit: int = 100) -> builtins.list[SignedDocument]:
         """A page, in order; not verified yet."""
@@ -287,25 +283,6 @@ class CheckpointsClient(Client):
         lineage = path.read_bytes()
         path.unlink()
         return release.whole_manifest(lineage)
-
-
-def _requests(folder: Path, opening: weights_pb2.PublishOpen) -> Iterator[weights_pb2.PublishRequest]:
-    """An opening, the manifest behind it where that is long, and the weights; the folder is read before it returns."""
-    manifest, weights = read_checkpoint(folder)
-    described = manifest.to_bytes()
-    whole = len(described) <= CHUNK_BYTES
-    opening.manifest, opening.manifest_size = described if whole else b"", 0 if whole else len(described)
-    return itertools.chain(
-        [weights_pb2.PublishRequest(open=opening)],
-        (weights_pb2.PublishRequest(manifest=piece) for piece in _pieces(b"" if whole else described)),
-        (weights_pb2.PublishRequest(chunk=piece) for piece in _pieces(weights)),
-    )
-
-
-def _pieces(data: bytes) -> Iterator[weights_pb2.BlobChunk]:
-    for at in range(0, len(data), CHUNK_BYTES):
-        piece = data[at : at + CHUNK_BYTES]
-        yield weights_pb2.BlobChunk(offset=at, crc32c=crc32c(piece), data=piece)
 
 
 def signed_document(message: weights_pb2.SignedRelease) -> SignedDocument:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gymnast_client.checkpoints import RobotWord, robot_word
 from gymnast_client.client import Client, same_fields
-from gymnast_core.practice import PracticeStatus
+from gymnast_core.practice_status import PracticeStatus
 from gymnast_core.robot_status import AdapterNews, GateNews
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc
 from gymnast_core.wire.practice import practice_status

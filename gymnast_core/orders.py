@@ -99,7 +99,7 @@ class EvaluationAnswer(_Answer):
 
 
 class PracticeFigures(_Answer):
-    """What a loop reads of a practice run that has ended; see gymnast_core.practice.PracticeStatus."""
+    """What a loop reads of a practice run that has ended; see gymnast_core.practice_status.PracticeStatus."""
 
     episodes: Annotated[int, Field(ge=0)]
     interventions: Annotated[int, Field(ge=0)]

@@ -9,18 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
 from gymnast_core.errors import ConfigError
 from gymnast_core.json_values import JsonObject
+from gymnast_core.practice_status import PracticeStatus, RunState
 from gymnast_core.types import Outcome
 
 Skill = Literal["task", "reset"]
 JudgeName = Literal["", "trainer", "simulator"]
-RunState = Literal["running", "waiting", "ended"]
 MOST_HOURS, MOST_EPISODES, MOST_CALLS = 168.0, 10_000, 20
 MOST_TRIES_ASKED = 100
 CALLS_BY_LUCK = 2.0
@@ -285,51 +285,3 @@ def tries_for(successes: int, episodes: int) -> int:
         return LEAST_TRIES
     fewest = math.log(CALLS_BY_LUCK / (100 * success + CALLS_BY_LUCK)) / math.log1p(-success)
     return min(MOST_TRIES, max(LEAST_TRIES, math.ceil(fewest)))
-
-
-class SkillFigures(TypedDict):
-    """SkillCount as JSON."""
-
-    episodes: int
-    successes: int
-    failures: int
-    unlabelled: int
-
-
-class PracticeStatus(TypedDict):
-    """What a robot reports of its practice; per_100 are interventions per 100 episodes."""
-
-    run: str
-    resume: str
-    state: RunState
-    reason: str
-    task: str
-    reset: str
-    next: str
-    of_task: SkillFigures
-    of_reset: SkillFigures
-    episodes: int
-    cut: int
-    pages: int
-    interventions: int
-    per_100: float
-    left_s: int
-    page_id: str
-    page_kind: str
-    by: str
-
-
-def practice_line(status: PracticeStatus) -> str:
-    """A run in one line, for people."""
-    both = ((status["task"], status["of_task"]), (status["reset"], status["of_reset"]))
-    skills = ", ".join(f"{name}: {of['successes']}/{of['episodes']}" for name, of in both)
-    people = (
-        f"{status['interventions']} interventions ({status['per_100']:g} per 100 episodes), {status['pages']} pages"
-    )
-    minutes = status["left_s"] / 60
-    now = {
-        "ended": f"ended: {status['reason']}",
-        "waiting": f"waits for a person: {status['reason']}",
-        "running": status["reason"] or f"next: {status['next']}, {minutes:.0f} min left",
-    }[status["state"]]
-    return f"{status['episodes']} episodes ({skills}), {people}; {now}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypedDict
 
-from gymnast_core.practice import PracticeStatus
+from gymnast_core.practice_status import PracticeStatus
 
 
 @dataclass(frozen=True)

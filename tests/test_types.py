@@ -67,7 +67,7 @@ GROUPS = (
     ),
     Group(
         "JSON over topics, in orders and in the robot's files, checked where it is read",
-        ("gymnast_ros/", "gymnast_core/orders.py", "gymnast_core/evaluation/", "cloud_trainer/service/orders.py"),
+        ("gymnast_ros/", "gymnast_core/orders.py", "gymnast_core/evaluation/"),
         parameters=0,
         lines=44,
     ),

@@ -21,7 +21,7 @@ from cloud_trainer.records.trail import MADE
 from cloud_trainer.service.handlers import Handlers
 from gymnast_core.errors import ContractError
 from gymnast_core.records.gate_record import GateRun
-from gymnast_core.records.signing import EVERY_ROBOT
+from gymnast_core.records.release import EVERY_ROBOT
 from gymnast_core.web.auth import User
 
 Said = tuple[str, str]

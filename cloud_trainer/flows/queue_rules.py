@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict, cast
 
 from cloud_trainer.store.sql_queue import QueueRow, StartRow
@@ -45,6 +45,15 @@ def rank(row: QueueRow, now_ns: int) -> tuple[float, int]:
 def ordered(rows: Iterable[QueueRow], now_ns: int) -> list[QueueRow]:
     """Return entries in the order in which they go."""
     return sorted(rows, key=lambda row: rank(row, now_ns))
+
+
+def placed_before(row: QueueRow, target: QueueRow, others: Sequence[QueueRow], now_ns: int) -> list[QueueRow]:
+    """An entry directly before another one of its priority; the places of those between are handed on."""
+    group = [one for one in others if one.priority == target.priority and one.entry_id != row.entry_id]
+    at = next((number for number, one in enumerate(group) if one.entry_id == target.entry_id), 0)
+    order = [*group[:at], replace(row, priority=target.priority), *group[at:]]
+    places = sorted(one.place for one in order)
+    return [replace(one, place=place, since_ns=now_ns) for one, place in zip(order, places, strict=True)]
 
 
 def next_range(spec: StartsSpec, taken: Collection[Key], sharing: int) -> Range | None:

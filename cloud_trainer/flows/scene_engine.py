@@ -2,6 +2,7 @@
 
 Real episodes are recorded through the robot's own nodes and come back through the trainer's catalogue; the trust check,
 training and the preview are jobs of the trainer; the canary is a blinded trial on the robot.
+One class, and so a long file: the steps of one adaptation, which share the folder it is kept in.
 """
 
 from __future__ import annotations

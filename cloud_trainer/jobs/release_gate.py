@@ -14,7 +14,8 @@ from pathlib import Path
 
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.progress import CancelledError, ProgressEvent
-from gymnast_core.evaluation.gate import KINDS, GateAttempt, GateFinding, GatePair, GateSimulator, GateTally, run_gate
+from gymnast_core.evaluation.gate import GateFinding, GateSimulator, run_gate
+from gymnast_core.evaluation.gate_tally import KINDS, GateAttempt, GatePair, GateTally
 from gymnast_core.evaluation.statistics import PairCounts
 from gymnast_core.extensions import GATES, extension
 from gymnast_core.jobs import GateResult, GateSpec

@@ -1,7 +1,7 @@
 """What was made from what, and who changed it: a tenant's provenance graph and log of actions, kept by the service.
 
 Whoever corrects a label or withdraws an episode (over the wire or on the page) does it here: row, graph and log change
-in one transaction.
+in one transaction. One class, and so a long file: nothing else may write to one of the three without the others.
 """
 
 from __future__ import annotations

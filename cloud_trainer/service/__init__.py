@@ -8,7 +8,7 @@ from gymnast_core.lazy import parts
 if TYPE_CHECKING:
     from cloud_trainer.service.codes import make_code, withdraw_codes
     from cloud_trainer.service.config import Limits, ServiceConfig
-    from cloud_trainer.service.orders import OrderedRobot
+    from cloud_trainer.service.ordered_robot import OrderedRobot
     from cloud_trainer.service.revocation import revoke
     from cloud_trainer.service.server import Service
     from cloud_trainer.service.worker import JobContext, Runner
@@ -31,7 +31,7 @@ __getattr__ = parts(
     {
         "codes": ("make_code", "withdraw_codes"),
         "config": ("Limits", "ServiceConfig"),
-        "orders": ("OrderedRobot",),
+        "ordered_robot": ("OrderedRobot",),
         "revocation": ("revoke",),
         "server": ("Service",),
         "worker": ("JobContext", "Runner"),

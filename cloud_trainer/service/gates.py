@@ -10,7 +10,7 @@ from cloud_trainer.service.robots import RobotBoard
 from gymnast_core.authority import Who
 from gymnast_core.records.gate_record import GateRecord
 from gymnast_core.records.gate_rule import GateOverride
-from gymnast_core.records.signing import EVERY_ROBOT
+from gymnast_core.records.release import EVERY_ROBOT
 from gymnast_core.robot_status import GateStatus, RobotStatus, WeightsStatus
 from gymnast_core.text import one_line
 

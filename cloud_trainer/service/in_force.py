@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from cloud_trainer.service.robots import RobotReport
 from cloud_trainer.service.words import RAN, REFUSED, RUNS, Word
 from cloud_trainer.store.protocols import MetaStore
-from gymnast_core.records.signing import EVERY_ROBOT
+from gymnast_core.records.release import EVERY_ROBOT
 from gymnast_core.robot_status import WeightsStatus
 
 MANDATES = ("promotion", "rollback")

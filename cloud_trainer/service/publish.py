@@ -24,15 +24,8 @@ from gymnast_core.records.delta import encode_delta
 from gymnast_core.records.gate_record import GateRecord
 from gymnast_core.records.gate_rule import GateOverride, GateSeal
 from gymnast_core.records.manifest import MANIFEST_NAME, Manifest, canonical_json, read_checkpoint
-from gymnast_core.records.signing import (
-    EVERY_ROBOT,
-    LINEAGE_WITHIN_BYTES,
-    SECOND_NS,
-    Delta,
-    Release,
-    SignedDocument,
-    SigningKey,
-)
+from gymnast_core.records.release import EVERY_ROBOT, LINEAGE_WITHIN_BYTES, SECOND_NS, Delta, Release
+from gymnast_core.records.signing import SignedDocument, SigningKey
 from gymnast_core.records.weights import check_safetensors
 from gymnast_core.wire.codec import MAX_MESSAGE_BYTES
 from gymnast_core.wire.errors import NotFoundError, TooLargeError

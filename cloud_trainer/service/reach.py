@@ -8,7 +8,7 @@ from collections import defaultdict
 
 from cloud_trainer.store.protocols import MetaStore
 from gymnast_core.authority import Who
-from gymnast_core.records.signing import EVERY_ROBOT
+from gymnast_core.records.release import EVERY_ROBOT
 from gymnast_core.wire.errors import NotFoundError
 
 _PAGE = 500

@@ -20,7 +20,7 @@ from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import GymnastError
 from gymnast_core.jobs import kinds_of
 from gymnast_core.json_values import JsonObject
-from gymnast_core.records.signing import Release
+from gymnast_core.records.release import Release
 
 LOG = logging.getLogger(__name__)
 _LEASE_S = 30.0

@@ -16,7 +16,7 @@ from gymnast_cli.scene_request import add_scene_arguments, scene_asked
 from gymnast_client.adaptations import PracticeBudget
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.gate_record import GateRecord, GateRun
-from gymnast_core.records.signing import Release
+from gymnast_core.records.release import Release
 
 if TYPE_CHECKING:
     from gymnast_client import AdaptationView, LogEntry, Trainer

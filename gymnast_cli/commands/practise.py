@@ -11,7 +11,8 @@ from rich.console import Console
 
 from gymnast_cli.connect import add_robot_arguments, emit, robot, whole
 from gymnast_core.errors import ConfigError
-from gymnast_core.practice import MOST_HOURS, PracticeStatus, practice_line
+from gymnast_core.practice import MOST_HOURS
+from gymnast_core.practice_status import PracticeStatus, practice_line
 
 if TYPE_CHECKING:
     from gymnast_ros.nodes.client import GraphClient

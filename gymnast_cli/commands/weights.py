@@ -13,14 +13,14 @@ from rich.console import Console
 from gymnast_cli import convert_weights, hub
 from gymnast_cli.connect import add_trainer_arguments, emit, trainer
 from gymnast_cli.releases import fetched, releases_and_words, verified
-from gymnast_core.records.signing import EVERY_ROBOT
+from gymnast_core.records.release import EVERY_ROBOT
 from gymnast_core.text import one_line
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from gymnast_client import CheckpointsClient, RobotWord
-    from gymnast_core.records.signing import Release
+    from gymnast_core.records.release import Release
 
 
 LOCAL = {"convert": convert_weights.run, "export": hub.export, "import": hub.take_in}

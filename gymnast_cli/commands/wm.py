@@ -93,7 +93,8 @@ def _bounds(args: argparse.Namespace, console: Console) -> int:
 
 def _audit(args: argparse.Namespace, console: Console) -> int:
     """Audit; 3 when reinforcement learning would be refused, or the parent is better."""
-    from cloud_trainer.jobs.desk.lab import audit_world, episode_files
+    from cloud_trainer.jobs.desk.episodes import episode_files
+    from cloud_trainer.jobs.desk.lab import audit_world
     from gymnast_core.jobs.audit import PARTS, AuditConfig
 
     config = AuditConfig(parts=tuple(args.parts or PARTS), pictures=args.pictures, start=args.start)

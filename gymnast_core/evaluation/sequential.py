@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gymnast_core.errors import ConfigError, ContractError
-from gymnast_core.evaluation.statistics import Interval, PairCounts
+from gymnast_core.evaluation.cards import PairFigures
+from gymnast_core.evaluation.statistics import Interval, PairCounts, wilson_interval
 
 STAKES = np.linspace(0.1, 0.9, 9)
 """Fractions of the largest stake that cannot bankrupt the gambler."""
@@ -247,6 +248,17 @@ def confidence_sequence(counts: PairCounts, *, confidence: float = 0.95, toleran
     low = _excluded_below(counts.wins, counts.ties, counts.losses, bound, tolerance)
     high = -_excluded_below(counts.losses, counts.ties, counts.wins, bound, tolerance)
     return Interval((counts.wins - counts.losses) / counts.n, low, high)
+
+
+def pair_figures(counts: PairCounts) -> PairFigures:
+    """What N pairs came to, for a card: both rates and their difference, each with its 95 % interval."""
+    return {
+        "n": counts.n,
+        "counts": counts.to_json(),
+        "incumbent_success": wilson_interval(counts.both + counts.losses, counts.n).to_json(),
+        "candidate_success": wilson_interval(counts.both + counts.wins, counts.n).to_json(),
+        "difference": confidence_sequence(counts).to_json(),
+    }
 
 
 def _excluded_below(wins: int, ties: int, losses: int, bound: float, tolerance: float) -> float:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import cast
 
 from gymnast_core.errors import ConfigError, NotPossibleError
-from gymnast_core.evaluation.cards import BlindedTrial, FinishedPair, PairFigures, ResultCard, SetAsidePair
-from gymnast_core.evaluation.sequential import Decision, HarmRule, SequentialRule, confidence_sequence
-from gymnast_core.evaluation.statistics import PairCounts, wilson_interval
+from gymnast_core.evaluation.cards import BlindedTrial, FinishedPair, ResultCard, SetAsidePair
+from gymnast_core.evaluation.sequential import Decision, HarmRule, SequentialRule, pair_figures
+from gymnast_core.evaluation.statistics import PairCounts
 from gymnast_core.evaluation.trial_order import candidate_first, commitment_of
 from gymnast_core.evaluation.trial_plan import TrialPlan
 from gymnast_core.json_values import JsonObject, JsonValue, json_object
@@ -221,11 +221,11 @@ class Trial:
         """
         if not self._decision.final:
             raise TrialError(f"trial {self.plan.trial_id} is not decided after {len(self._done)} pairs; the card waits")
-        card = cast(ResultCard, {**self.plan.to_json(), **_figures(self.counts)})
+        card = cast(ResultCard, {**self.plan.to_json(), **pair_figures(self.counts)})
         card |= {
             "decision": self._decision.value,
             "looser": self.plan.rule.looser() if isinstance(self.plan.rule, SequentialRule) else [],
-            "by_task": {name: _figures(counts) for name, counts in self.counts_by_task.items() if counts.n},
+            "by_task": {name: pair_figures(counts) for name, counts in self.counts_by_task.items() if counts.n},
             "difference_note": "95 % interval that stays valid under peeking (betting confidence sequence)",
             "pairs": self._done,
             "set_aside": self._voided,
@@ -283,16 +283,6 @@ class Trial:
 def _counted(pairs: Sequence[FinishedPair]) -> PairCounts:
     found = Counter((bool(pair["candidate"]), bool(pair["incumbent"])) for pair in pairs)
     return PairCounts(found[True, False], found[False, True], found[True, True], found[False, False])
-
-
-def _figures(counts: PairCounts) -> PairFigures:
-    return {
-        "n": counts.n,
-        "counts": counts.to_json(),
-        "incumbent_success": wilson_interval(counts.both + counts.losses, counts.n).to_json(),
-        "candidate_success": wilson_interval(counts.both + counts.wins, counts.n).to_json(),
-        "difference": confidence_sequence(counts).to_json(),
-    }
 
 
 def has_won(card: ResultCard) -> bool:

@@ -25,7 +25,8 @@ from gymnast_core.errors import (
     TransientBridgeError,
 )
 from gymnast_core.records.lineage import ProvenanceError
-from gymnast_core.records.signing import DowngradeError, ExpiredError, NotForThisRobotError, NotSignedError
+from gymnast_core.records.release import DowngradeError, ExpiredError, NotForThisRobotError
+from gymnast_core.records.signing import NotSignedError
 from gymnast_core.records.weights import NotSafetensorsError
 
 

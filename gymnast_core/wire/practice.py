@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gymnast_core.practice import PracticeStatus, RunState, SkillFigures
+from gymnast_core.practice_status import PracticeStatus, RunState, SkillFigures
 from gymnast_core.wire.gymnast.v1 import robots_pb2
 
 MOST_TEXT, MOST_REASON = 300, 1200

@@ -10,7 +10,7 @@ from typing import Any
 
 from gymnast_core.evaluation.attempts import Retry
 from gymnast_core.json_values import JsonObject
-from gymnast_core.practice import PracticeStatus
+from gymnast_core.practice_status import PracticeStatus
 from gymnast_ros.keyring import Keyring, folder_of, re_arm_word, recover_word
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.graph_port import Progress, RobotRefusedError, RobotSilentError
@@ -127,7 +127,7 @@ class GraphClient(GraphStatus):
     def practise(
         self, *, timeout_s: float = 0.0, progress: Callable[[PracticeStatus], None] | None = None, **asked: Any
     ) -> dict[str, PracticeStatus]:
-        """Practise until that is over, and return what came of it (gymnast_core.practice.PracticeStatus).
+        """Practise until that is over, and return what came of it (gymnast_core.practice_status.PracticeStatus).
 
         A run of the same `resume` goes on; one that has ended already is answered as it ended. A rollout node that is
         started again meanwhile goes on by itself.

@@ -182,14 +182,10 @@ class GraphPort:
             raise TransientBridgeError(f"{request.node} was started anew and knows nothing of the {what}; ask again")
 
     def _wait_accepted(self, pending: Pending, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while not pending.accepted.is_set():
-            if not self._context.ok():
-                raise TransientBridgeError("the ROS context was shut down")
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                return False
-            self._executor.spin_once(timeout_sec=min(left_s, 0.1))
+        try:
+            self._spin_until(pending.accepted.is_set, time.monotonic() + seconds, "answer")
+        except RobotSilentError:
+            return False
         return True
 
     def call(self, service: str, timeout_s: float = 15.0, *, resend_s: float | None = None) -> str:

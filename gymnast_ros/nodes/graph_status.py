@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from std_srvs.srv import Trigger
 
-from gymnast_core.practice import PracticeStatus
+from gymnast_core.practice_status import PracticeStatus
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.graph_port import GraphPort, RobotRefusedError
 from gymnast_ros.nodes.watch import STOPPED

@@ -1,4 +1,7 @@
-"""What the rollout node does with its arm: episodes and paired evaluations, one at a time, and their labels."""
+"""What the rollout node does with its arm: episodes and paired evaluations, one at a time, and their labels.
+
+One class, and so a long file: every job goes through the same worker, status and result, which a reader follows here.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from gymnast_core.outcome import OutcomeJudge
 from gymnast_core.paging import Pager
 from gymnast_core.policies.chunking import ChunkingConfig
 from gymnast_core.policy import Policy
-from gymnast_core.practice import PracticeStatus
+from gymnast_core.practice_status import PracticeStatus
 from gymnast_core.wire.openpi.link import OpenpiPlace
 from gymnast_ros.graph import REAL_TIME, REMOTE
 from gymnast_ros.run.arming import Arming

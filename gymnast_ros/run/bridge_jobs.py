@@ -1,4 +1,7 @@
-"""What the bridge node does between robot and trainer: episodes up, checkpoints down, jobs; no episode waits for it."""
+"""What the bridge node does between robot and trainer: episodes up, checkpoints down, jobs; no episode waits for it.
+
+One class, and so a long file: it joins spool, store, uplink and orders, and each request is a few lines on them.
+"""
 
 from __future__ import annotations
 

@@ -14,15 +14,8 @@ from typing import Protocol
 
 from gymnast_core.errors import CheckpointError, DiskFullError, GymnastError, StaleCommandError, StorageError
 from gymnast_core.paging import Pager
-from gymnast_core.practice import (
-    HARD_RESET,
-    LOST,
-    PersonCall,
-    PracticeAsked,
-    PracticeMark,
-    PracticeState,
-    PracticeStatus,
-)
+from gymnast_core.practice import HARD_RESET, LOST, PersonCall, PracticeAsked, PracticeMark, PracticeState
+from gymnast_core.practice_status import PracticeStatus
 from gymnast_core.seeds import block
 from gymnast_ros.run.arming import Arming
 from gymnast_ros.run.plan import MOTOR_FAULT, OVER_FORCE, EpisodePlan, EpisodeResult

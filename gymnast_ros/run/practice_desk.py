@@ -11,7 +11,8 @@ from typing import cast
 from gymnast_core.errors import ConfigError
 from gymnast_core.outcome import OutcomeJudge
 from gymnast_core.paging import Pager
-from gymnast_core.practice import PracticeAsked, PracticeState, PracticeStatus, Skill
+from gymnast_core.practice import PracticeAsked, PracticeState, Skill
+from gymnast_core.practice_status import PracticeStatus
 from gymnast_ros.run.arming import Arming
 from gymnast_ros.run.codec import NothingToDoError, RobotBusyError
 from gymnast_ros.run.dispatch import Began

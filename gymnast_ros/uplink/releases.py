@@ -25,7 +25,8 @@ from gymnast_core.errors import (
 )
 from gymnast_core.records.delta import apply_delta
 from gymnast_core.records.manifest import WEIGHTS_NAME
-from gymnast_core.records.signing import DowngradeError, Release, SignedDocument
+from gymnast_core.records.release import DowngradeError, Release
+from gymnast_core.records.signing import SignedDocument
 from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_ros.uplink.robot_store import RobotStore
 

@@ -14,7 +14,7 @@ import grpc
 from gymnast_client.waits import Waits
 from gymnast_core.errors import GymnastError, TransientBridgeError
 from gymnast_core.orders import Order, OrderNews
-from gymnast_core.practice import PracticeStatus
+from gymnast_core.practice_status import PracticeStatus
 from gymnast_core.robot_status import AdapterNews, GateNews
 from gymnast_core.wire.errors import NotPermittedError
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc

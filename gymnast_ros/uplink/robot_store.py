@@ -16,7 +16,8 @@ from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import CheckpointError
 from gymnast_core.records.gate_rule import REQUIRED, GateNote, GateRule, RunsHere, note_of, still_good
 from gymnast_core.records.manifest import Manifest, read_checkpoint, read_manifest, verify_checkpoint
-from gymnast_core.records.signing import Release, SignedDocument, TrustedKeys, check_release
+from gymnast_core.records.release import Release, check_release
+from gymnast_core.records.signing import SignedDocument, TrustedKeys
 from gymnast_ros.uplink.scene_attachments import SceneAttachments
 from gymnast_ros.uplink.shelf import write_weights
 from gymnast_ros.uplink.store_folder import ADAPTER_OF, StoreFolder
@@ -106,7 +107,7 @@ class RobotStore:
         return self._shelf.path(checkpoint_id)
 
     def check(self, document: SignedDocument) -> Release:
-        """Verify a release before anything is fetched; see gymnast_core.records.signing.check_release.
+        """Verify a release before anything is fetched; see gymnast_core.records.release.check_release.
 
         Raises:
             CheckpointError: this robot may not act on it; the subclass is the reason.

@@ -30,7 +30,8 @@ from safetensors.numpy import save
 from gymnast_core.errors import CheckpointError
 from gymnast_core.records.gate_rule import GateRule
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
-from gymnast_core.records.signing import Release, SigningKey, TrustedKeys
+from gymnast_core.records.release import Release
+from gymnast_core.records.signing import SigningKey, TrustedKeys
 from gymnast_ros.uplink.robot_store import RobotStore
 
 KEY = SigningKey.generate()

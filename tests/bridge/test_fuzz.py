@@ -25,7 +25,8 @@ from gymnast_core.errors import CheckpointError, ConfigError, CorruptError, Gymn
 from gymnast_core.records.delta import apply_delta, encode_delta
 from gymnast_core.records.gate_rule import GateRule
 from gymnast_core.records.manifest import Manifest
-from gymnast_core.records.signing import SignedDocument, SigningKey, TrustedKeys, check_release
+from gymnast_core.records.release import check_release
+from gymnast_core.records.signing import SignedDocument, SigningKey, TrustedKeys
 from gymnast_core.wire.codec import decode_upload
 from gymnast_core.wire.gymnast.v1 import policy_pb2
 from gymnast_core.wire.identity import Peer, peer_of

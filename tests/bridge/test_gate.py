@@ -21,7 +21,8 @@ from gymnast_client.link import Link
 from gymnast_core.errors import CheckpointError, NotTrustedError
 from gymnast_core.records.gate_record import GateRecord
 from gymnast_core.records.gate_rule import GateOverride, GateRule, GateSeal
-from gymnast_core.records.signing import Release, SignedDocument, SigningKey
+from gymnast_core.records.release import Release
+from gymnast_core.records.signing import SignedDocument, SigningKey
 from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 from gymnast_core.wire.gymnast.v1 import robots_pb2, robots_pb2_grpc, weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gymnast_core.errors import NotTrustedError
-from gymnast_core.records.signing import Release
+from gymnast_core.records.release import Release
 from tests.bridge.conftest import make_checkpoint
 from tests.bridge.gated_robot import PATIENCE_S, TENANT, record_of, shipped
 from tests.bridge.test_bridge import wait_until

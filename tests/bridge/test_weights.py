@@ -16,7 +16,8 @@ from safetensors.numpy import save
 from gymnast_core.errors import CheckpointError, CorruptError
 from gymnast_core.records.delta import apply_delta, encode_delta
 from gymnast_core.records.manifest import read_checkpoint, write_checkpoint
-from gymnast_core.records.signing import DowngradeError, Release, SigningKey, TrustedKeys
+from gymnast_core.records.release import DowngradeError, Release
+from gymnast_core.records.signing import SigningKey, TrustedKeys
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_core.wire.errors import TooLargeError
 from gymnast_ros.shadow import shadow_check

@@ -15,7 +15,7 @@ from cloud_trainer.service import Service, ServiceConfig, enroll
 from gymnast_client import Trainer
 from gymnast_core.errors import JobEndedError
 from gymnast_core.jobs import Candidate, GateResult, ImproveResult
-from gymnast_core.records.signing import Release
+from gymnast_core.records.release import Release
 from tests.bridge.conftest import make_checkpoint
 from tests.bridge.gated_robot import PATIENCE_S, TENANT, GatedRobot, record_of, shipped
 from tests.bridge.test_bridge import wait_until

@@ -13,7 +13,7 @@ import pytest
 
 from gymnast_client import Trainer
 from gymnast_core.errors import NotTrustedError
-from gymnast_core.records.signing import Release
+from gymnast_core.records.release import Release
 from tests.bridge.conftest import make_checkpoint
 from tests.bridge.gated_robot import OFF, PATIENCE_S, TENANT, GatedRobot, record_of, shipped
 from tests.bridge.test_bridge import wait_until

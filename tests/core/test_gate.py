@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.evaluation.gate import GateAttempt, GateFinding, GateKind, GatePair, GateTally, GateTest, run_gate
+from gymnast_core.evaluation.gate import GateFinding, GateTest, run_gate
+from gymnast_core.evaluation.gate_tally import GateAttempt, GateKind, GatePair, GateTally
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, Observation
 

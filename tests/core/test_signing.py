@@ -7,17 +7,8 @@ import pytest
 
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.records.manifest import Manifest
-from gymnast_core.records.signing import (
-    DowngradeError,
-    ExpiredError,
-    NotForThisRobotError,
-    NotSignedError,
-    Release,
-    SignedDocument,
-    SigningKey,
-    TrustedKeys,
-    check_release,
-)
+from gymnast_core.records.release import DowngradeError, ExpiredError, NotForThisRobotError, Release, check_release
+from gymnast_core.records.signing import NotSignedError, SignedDocument, SigningKey, TrustedKeys
 
 MANIFEST = Manifest("policy", "toy", {"width": 3}, "0" * 64, 10)
 RELEASE = Release("release", 5, MANIFEST.id, asdict(MANIFEST), "a" * 64, 10, 1000, 2000, ("wx-1",))

@@ -15,7 +15,8 @@ from gymnast_core.episodes.reader import iterate_messages
 from gymnast_core.errors import CheckpointError, CorruptError
 from gymnast_core.pictures import jpeg_size
 from gymnast_core.records.manifest import Manifest
-from gymnast_core.records.signing import Release, SignedDocument
+from gymnast_core.records.release import Release
+from gymnast_core.records.signing import SignedDocument
 from gymnast_core.records.weights import check_safetensors
 from gymnast_core.wire import generate
 from gymnast_core.wire.codec import Chunk, crc32c, decode_blob, decode_upload, encode_blob, encode_upload

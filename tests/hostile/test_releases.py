@@ -18,7 +18,8 @@ from cloud_trainer.store.protocols import ReleaseRow
 from gymnast_client import Trainer
 from gymnast_core.errors import CheckpointError
 from gymnast_core.records.manifest import canonical_json, read_manifest
-from gymnast_core.records.signing import Release, SigningKey
+from gymnast_core.records.release import Release
+from gymnast_core.records.signing import SigningKey
 from gymnast_core.wire.codec import crc32c
 from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity

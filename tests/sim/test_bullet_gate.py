@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from gymnast_core.evaluation.gate import GateAttempt
+from gymnast_core.evaluation.gate_tally import GateAttempt
 from gymnast_core.extensions import GATES, extension
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_ros.sim.expert import ScriptedExpert

@@ -11,6 +11,7 @@ import numpy as np
 
 from cloud_trainer.jobs.calibrate import calibrate_gate, require_enough
 from cloud_trainer.jobs.calibrated import GATES, calibrated_bounds, write_bounds
+from cloud_trainer.jobs.desk.episodes import labelled_episodes, not_learned_from
 from cloud_trainer.judge.choice import read_judge
 from cloud_trainer.judge.learned import JudgeConfig, LearnedJudge
 from cloud_trainer.judge.trust import JudgeCalibration, compare, require_trusted
@@ -22,16 +23,14 @@ from cloud_trainer.world_model.audit.page import side_by_side
 from cloud_trainer.world_model.audit.report import AuditReport, scalars
 from cloud_trainer.world_model.audit.run import run_audit
 from cloud_trainer.world_model.compact.data import Clips, clips_of
-from cloud_trainer.world_model.data.files import below
 from cloud_trainer.world_model.data.video import write_video
 from cloud_trainer.world_model.worlds import World, load_world
-from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ConfigError, NotTrustedError, RejectedBridgeError
 from gymnast_core.jobs.audit import PARTS, AuditConfig
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.judge import Verdict
 from gymnast_core.records.manifest import read_manifest
-from gymnast_core.types import ByteArray, Episode, Outcome, RolloutBatch
+from gymnast_core.types import ByteArray, Episode, RolloutBatch
 
 __all__ = (
     "AuditReport",
@@ -39,10 +38,8 @@ __all__ = (
     "audit_world",
     "calibrate_bounds",
     "calibrate_judge",
-    "episode_files",
     "film_frames",
     "film_rollout",
-    "labelled_episodes",
     "scalars",
 )
 
@@ -81,7 +78,7 @@ def calibrate_bounds(
     gates, parts = gates or GATES, AuditConfig(parts=tuple(parts or PARTS)).parts
     world, reward = load_world(world_model), LearnedJudge.load(judge)
     children = [_refined_from(world, folder) for folder in refined]
-    held_out = _not_learned_from(labelled_episodes(episodes, world.image_size), (world_model, judge, *refined))
+    held_out = not_learned_from(labelled_episodes(episodes, world.image_size), (world_model, judge, *refined))
     require_enough(held_out, gates)
     dreams = []
     for model in (world, *(children if "improve" in gates else ())):
@@ -225,54 +222,12 @@ def film_frames(real_FHWC: ByteArray, imagined_FHWC: ByteArray, out: Path) -> li
     return by_frame
 
 
-def episode_files(paths: Sequence[Path]) -> list[Path]:
-    """Every .mcap named or inside a named folder.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    files = [file for path in paths for file in (below(path, ".mcap") if path.is_dir() else [path])]
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing or not files:
-        raise ConfigError(f"no episode files: {', '.join(missing or map(str, paths))}; name .mcap files or folders")
-    return files
-
-
-def labelled_episodes(paths: Sequence[Path], image_size: int) -> list[Episode]:
-    """Read the labelled episodes, whatever their length, frames of image_size pixels a side.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    files = episode_files(paths)
-    episodes = [read_episode(path, image_size=(image_size, image_size)) for path in files]
-    labelled = [episode for episode in episodes if episode.outcome in (Outcome.SUCCESS, Outcome.FAILURE)]
-    if not labelled:
-        raise ConfigError(f"none of {len(files)} episodes is labelled; label some")
-    return labelled
-
-
 def _split(episodes: list[Episode], *, tracked: bool) -> tuple[list[Episode], list[Episode]]:
     """Held-out episodes, and those the gripper tracker learns from: none where no pose was recorded."""
     if not tracked or not all(episode.metadata.get("proprioception", True) for episode in episodes):
         return episodes, []
     apart = range(TRACKER_EVERY - 1, len(episodes), TRACKER_EVERY)
     return [e for row, e in enumerate(episodes) if row not in apart], [episodes[row] for row in apart]
-
-
-def _not_learned_from(episodes: list[Episode], checkpoints: tuple[Path, ...]) -> list[Episode]:
-    """Return the episodes, if none of them taught one of the checkpoints: a model is too good at what it was shown.
-
-    Raises:
-        ConfigError: one did.
-    """
-    for checkpoint in checkpoints:
-        taught = set(read_manifest(checkpoint).lineage.get("episodes", ()))
-        if seen := sorted(taught & {episode.episode_id for episode in episodes}):
-            raise ConfigError(
-                f"{len(seen)} of these episodes, {seen[0]} among them, were learned from by {checkpoint}; name others"
-            )
-    return episodes
 
 
 def _require_answers(verdicts: Sequence[Verdict]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cloud_trainer.jobs.desk.lab import episode_files, labelled_episodes
+from cloud_trainer.jobs.desk.episodes import episode_files, labelled_episodes
 from cloud_trainer.practice.plan_policy import PlanSettings, open_plan_policy
 from cloud_trainer.progress import Progress
 from cloud_trainer.world_model.compact.data import clips_of

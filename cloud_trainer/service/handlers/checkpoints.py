@@ -28,7 +28,8 @@ from gymnast_core.errors import ConfigError, NotPossibleError, NotTrustedError
 from gymnast_core.records.gate_rule import MOST_REASON, GateOverride
 from gymnast_core.records.lineage import ProvenanceError
 from gymnast_core.records.manifest import Manifest, read_manifest
-from gymnast_core.records.signing import EVERY_ROBOT, Release, SignedDocument
+from gymnast_core.records.release import EVERY_ROBOT, Release
+from gymnast_core.records.signing import SignedDocument
 from gymnast_core.wire.errors import NotFoundError
 
 Signed = tuple[Release, SignedDocument]

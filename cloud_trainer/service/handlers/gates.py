@@ -11,7 +11,7 @@ from cloud_trainer.service.handlers.jobs import JobHandlers
 from cloud_trainer.service.handlers.robots import RobotHandlers
 from gymnast_core.authority import Who, authorise
 from gymnast_core.records.gate_record import GateRecord, GateRun
-from gymnast_core.records.signing import EVERY_ROBOT
+from gymnast_core.records.release import EVERY_ROBOT
 
 _MOST_KEY = 200
 Shelve = Callable[[str, str], None]

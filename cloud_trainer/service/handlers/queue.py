@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from cloud_trainer.flows.queue_book import QueueBook, ended
+from cloud_trainer.flows.queue_rules import placed_before
 from cloud_trainer.flows.queue_view import ShownEntry, shown_entries, shown_entry
 from cloud_trainer.flows.queues import RobotQueues
 from cloud_trainer.records.trail import Trails
@@ -182,7 +183,7 @@ class QueueHandlers:
             others = [one for one in book.open_of(who.tenant) if one.entry_id != entry_id]
             if before or first:
                 target = self._open(who, before) if before else others[0] if others else row
-                moved = self._before(row, target, others)
+                moved = placed_before(row, target, others, time.time_ns())
             else:
                 wanted = row.priority if priority is None else checked_priority(priority)
                 moved = [replace(row, priority=wanted, place=book.store.last_place(), since_ns=time.time_ns())]
@@ -290,14 +291,3 @@ class QueueHandlers:
             with self._trails.of(who.tenant).committing(who, f"queue: {action}", {"entry": entry_id}):
                 book.store.save(row)
             book.keep(row)
-
-    @staticmethod
-    def _before(row: QueueRow, target: QueueRow, others: Sequence[QueueRow]) -> list[QueueRow]:
-        """An entry directly before another one of its priority; the places of those between are handed on."""
-        group = [one for one in others if one.priority == target.priority and one.entry_id != row.entry_id]
-        at = next((number for number, one in enumerate(group) if one.entry_id == target.entry_id), 0)
-        row = replace(row, priority=target.priority)
-        order = [*group[:at], row, *group[at:]]
-        places = sorted(one.place for one in order)
-        now_ns = time.time_ns()
-        return [replace(one, place=place, since_ns=now_ns) for one, place in zip(order, places, strict=True)]

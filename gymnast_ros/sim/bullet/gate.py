@@ -11,7 +11,7 @@ import numpy as np
 from gymnast_core.arm.command_gate import ArmState, Command, CommandGate, GateLimits, GateVerdict
 from gymnast_core.env import checked_action
 from gymnast_core.errors import EpisodeOverError, PolicyFailedError
-from gymnast_core.evaluation.gate import GateAttempt, GateKind
+from gymnast_core.evaluation.gate_tally import GateAttempt, GateKind
 from gymnast_core.json_values import JsonObject
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import GuardedPolicy, run_episode

@@ -148,7 +148,7 @@ class SignedRelease(_message.Message):
     KEY_ID_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
-    """canonical JSON, gymnast_core.records.signing.Release"""
+    """canonical JSON, gymnast_core.records.release.Release"""
     key_id: _builtins.str
     signature: _builtins.bytes
     """Ed25519 over payload"""
