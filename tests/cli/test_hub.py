@@ -16,12 +16,15 @@ from safetensors.numpy import load, save
 from cloud_trainer.app import App, AppConfig
 from cloud_trainer.service import ServiceConfig, enroll
 from gymnast_cli.main import main
+from gymnast_client import Trainer
+from gymnast_core.errors import GymnastError
 from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.records.gate_record import GateRecord
-from gymnast_core.records.hub_folder import read_hub_folder, write_hub_folder
+from gymnast_core.records.hub_folder import HubOrigin, read_hub_folder, write_hub_folder
 from gymnast_core.records.manifest import read_checkpoint, read_manifest, write_checkpoint
 from gymnast_core.records.model_card import measured_in_gates, measured_on_arms
 from gymnast_core.shipped import shipped_checkpoints
+from gymnast_core.wire.identity import Identity
 
 SHIPPED = shipped_checkpoints()
 TERABYTE = 1 << 40
@@ -174,6 +177,16 @@ def test_a_strangers_word_of_labels_becomes_no_label(trainer: App, gymnast: Gymn
     policy = gymnast("weights", "import", tmp_path / "hub", *admin)["checkpoint_id"]
     why = gymnast("why", policy, *admin)
     assert (why["labels_by"], why["counts"]["external"]) == ({}, 1)
+
+
+def test_a_trainer_looks_itself_at_what_a_world_model_declares(trainer: App, tmp_path: Path) -> None:
+    manifest, weights = read_checkpoint(SHIPPED / "world_model")
+    write_checkpoint(tmp_path / "lies", weights, kind="world_model", architecture=manifest.architecture,
+                     config={**manifest.config, "capabilities": {"actions": {}}})  # fmt: skip
+    identity = Identity.load(Path(flags(trainer, tmp_path)[-1]))
+    with Trainer(trainer.service.address, identity) as there, pytest.raises(GymnastError, match="names none of"):
+        there.checkpoints.import_checkpoint(tmp_path / "lies", HubOrigin("lies", ""))
+    assert not trainer.shelves.of("default").ids("world_model")
 
 
 def test_an_export_by_id_says_what_trials_and_gates_found(

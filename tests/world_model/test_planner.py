@@ -25,6 +25,7 @@ from gymnast_cli.main import main
 from gymnast_core.episodes import write_episode
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.judge import Verdict
+from gymnast_core.records.manifest import read_checkpoint, write_checkpoint
 from gymnast_core.rollout import run_episode
 from gymnast_core.shipped import shipped_checkpoints
 from gymnast_core.types import Observation, Outcome, RolloutBatch
@@ -132,6 +133,40 @@ def test_what_cannot_be_planned_is_named(
     given = [{"W": str(shipped / "world_model"), "J": str(shipped / "judge")}.get(word, word) for word in more]
     assert main(["--json", "wm", "plan", "--planner", str(folder), *given]) == 2
     assert said in json.loads(capsys.readouterr().out)["message"]
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ({"sampling_steps": 10**9}, "sampling_steps must be a whole number from 1 to 1000, got 1000000000"),
+        ({"sampling_steps": 4.5}, "got 4.5"),
+        ({"pixel_scale": 0.0}, "pixel_scale must be from 1 to 255"),
+        ({"pixel_scale": "64"}, "got '64'"),
+    ],
+)
+def test_what_no_tensor_gives_away_is_checked_too(
+    folder: Path, tmp_path: Path, lie: dict[str, object], said: str
+) -> None:
+    for there in (folder, shipped_checkpoints() / "world_model"):
+        manifest, weights = read_checkpoint(there)
+        lying = tmp_path / manifest.architecture
+        write_checkpoint(lying, weights, kind="world_model", architecture=manifest.architecture,
+                         config={**manifest.config, **lie})  # fmt: skip
+        with pytest.raises(ConfigError, match=said):
+            (load_planner if there == folder else load_world)(lying)
+
+
+def test_a_planner_without_finite_numbers_plans_nothing(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    planner = load_planner(folder)
+    assert isinstance(planner, CompactPlanner)
+    for weights in planner.inverse.parameters():
+        weights.data.fill_(float("nan"))
+    planner.save(tmp_path / "broken")
+    (tmp_path / "scene.png").write_bytes(png(np.zeros((64, 64, 3), np.uint8)))
+    words = ["--planner", str(tmp_path / "broken"), "--image", str(tmp_path / "scene.png"), "--instruction", "x"]
+    assert main(["--json", "wm", "plan", *words, "--out", str(tmp_path / "plan")]) == 1
+    assert "what is no number; train it anew" in json.loads(capsys.readouterr().out)["message"]
+    assert not (tmp_path / "plan").exists()
 
 
 def test_a_seed_repeats_a_plan_and_another_makes_another(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from cloud_trainer.records.trail import Trails
 from cloud_trainer.service.handlers.gates import Shelve
 from cloud_trainer.service.publish import Publisher
+from cloud_trainer.world_model.capabilities import declared_by
 from gymnast_core.authority import Who, authorise
 from gymnast_core.records.hub_folder import HubOrigin
 from gymnast_core.records.manifest import Manifest
@@ -33,9 +34,12 @@ class ImportHandlers:
 
         Raises:
             NotPermittedError: the caller is no administrator.
+            CheckpointError: a world model that declares what no such thing is; jobs that take the newest would fail.
             ProvenanceError: its manifest contradicts what is recorded here.
         """
         authorise(who, "publish")
+        if manifest.kind == "world_model":
+            declared_by(manifest)
         known = self._trails.of(who.tenant).import_checkpoint(
             who, manifest, asdict(origin), lambda: self._publisher.take_in(who.tenant, manifest, weights)
         )

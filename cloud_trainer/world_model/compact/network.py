@@ -16,6 +16,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.types import ACTION_DIM, PROPRIO_DIM
 
 MAP_CHANNELS = 9
+MOST_STEPS = 1000
 ACTION_SCALE = (0.05, 0.05, 0.05, 0.25, 0.25, 0.25, 1.0)
 POSE_CENTRE = (0.27, 0.0, 0.12, 0.0, 0.0, 0.0, 0.5)
 POSE_SCALE = (0.12, 0.15, 0.1, 0.5, 0.5, 0.5, 0.5)
@@ -49,8 +50,22 @@ class CompactWorldModelConfig:
         """Refuse what cannot work."""
         if len(self.camera_matrix) != 12:
             raise ConfigError(f"camera_matrix needs 12 numbers (3x4), got {len(self.camera_matrix)}")
-        if self.image_size % 8 or self.sampling_steps < 1 or self.horizon < 1:
-            raise ConfigError(f"image_size must be a multiple of 8, sampling_steps and horizon >= 1; got {self}")
+        if self.image_size % 8 or self.horizon < 1:
+            raise ConfigError(f"image_size must be a multiple of 8, horizon >= 1; got {self}")
+        check_flow(self.sampling_steps, self.pixel_scale)
+
+
+def check_flow(sampling_steps: int, pixel_scale: float) -> None:
+    """Refuse what no tensor's shape gives away: a checkpoint with a billion steps would load, and never answer.
+
+    Raises:
+        ConfigError: steps that are no whole number from 1 to MOST_STEPS, or a scale that divides to nothing finite.
+    """
+    whole = isinstance(sampling_steps, int) and not isinstance(sampling_steps, bool)
+    if not whole or not 1 <= sampling_steps <= MOST_STEPS:
+        raise ConfigError(f"sampling_steps must be a whole number from 1 to {MOST_STEPS}, got {sampling_steps!r}")
+    if not isinstance(pixel_scale, (int, float)) or not 1 <= pixel_scale <= 255:
+        raise ConfigError(f"pixel_scale must be from 1 to 255 grey levels, got {pixel_scale!r}")
 
 
 def pose_maps(poses_BKP: Tensor, camera_34: Tensor, size: int, cell: int, table_m: float) -> Tensor:

@@ -42,7 +42,8 @@ class WorldModel:
     @property
     def sampling_steps(self) -> int:
         """Denoising steps per frame where nobody asks for others: those it was distilled to, else 10."""
-        return int(self.manifest.config.get("sampling_steps", SamplerConfig().steps))
+        said = self.manifest.config.get("sampling_steps")
+        return (SamplerConfig() if said is None else SamplerConfig.model_validate({"steps": said})).steps
 
 
 def save_world_model(

@@ -83,6 +83,8 @@ class CompactPlanner:
             x = x + (clean - x) / (config.sampling_steps - step)
         film = torch.cat([now[:, None], x.view(len(x), config.chunks, *now.shape[1:])], dim=1)
         actions = self.inverse.actions(film[:, :-1].flatten(0, 1), film[:, 1:].flatten(0, 1))
+        if not bool(actions.isfinite().all() and film.isfinite().all()):
+            raise CheckpointError(f"planner {self.version} draws or asks for what is no number; train it anew")
         low, high = WIDOWX_250S.action_low_A, WIDOWX_250S.action_high_A
         pixels = (film * config.pixel_scale + self._background).round().clamp(0, 255).to(torch.uint8)
         return VideoPlans(

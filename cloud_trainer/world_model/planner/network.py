@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cloud_trainer.world_model.compact.network import ACTION_SCALE, FrameAttention, FrameBlock
+from cloud_trainer.world_model.compact.network import ACTION_SCALE, FrameAttention, FrameBlock, check_flow
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.vision import KeypointEncoder
 from gymnast_core.types import ACTION_DIM
@@ -51,9 +51,10 @@ class PlannerConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
-        sizes = (self.cell, self.chunk, self.chunks, self.sampling_steps, self.text_buckets)
+        sizes = (self.cell, self.chunk, self.chunks, self.text_buckets)
         if min(sizes) < 1 or self.image_size % (4 * self.cell):
             raise ConfigError(f"image_size must be a multiple of 4 cells, the others at least 1; got {self}")
+        check_flow(self.sampling_steps, self.pixel_scale)
 
 
 class PlanNetwork(nn.Module):

@@ -73,5 +73,8 @@ class Planner(Protocol):
             frames_BHWC: (B, image_size, image_size, 3) uint8.
             instructions: B strings.
             seeds: B tuples; a row's plan depends on its own alone.
+
+        Raises:
+            CheckpointError: its weights lead to frames or actions that are not finite.
         """
         ...
