@@ -82,7 +82,7 @@ def distil(job: Job[DistilSpec]) -> DistilResult:
             config, job.spec.seed, job.folder / "student.state", device_of(config.device), job.progress, job.cancelled
         )
         distil_world(teacher, episodes, how, out)
-        inherit(teacher, out)
+    inherit(teacher, out)  # also where a kill came between the two
     found = compare(out, teacher, held_out, config.audited, teacher_steps=config.teacher_steps, seed=job.spec.seed)
     found.require(config.most_lost_db)
     return DistilResult(

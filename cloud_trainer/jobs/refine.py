@@ -42,7 +42,7 @@ def promoted_world_model(
             device_of(config.dream.device), job.progress, job.cancelled,
         )  # fmt: skip
         refine_world(parent, episodes["world_model"], how, out, clips=clips)
-        inherit(parent, out)
+    inherit(parent, out)  # also where a kill came between the two
     refined = load_world(out, config.dream)
     worse = ""
     if config.check:

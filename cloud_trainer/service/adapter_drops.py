@@ -9,7 +9,7 @@ import threading
 
 from gymnast_core.authority import Who
 from gymnast_core.errors import NotPossibleError
-from gymnast_core.robot_status import RobotStatus, WeightsStatus
+from gymnast_core.robot_status import RobotStatus
 
 ANSWER_S = 15.0
 """A robot reports once a second."""
@@ -25,19 +25,21 @@ class AdapterDrops:
     def __init__(self, answer_s: float = ANSWER_S) -> None:
         self._answer_s = answer_s
         self._changed = threading.Condition()
-        self._wanted: dict[tuple[str, str], set[str]] = {}
+        self._wanted: dict[tuple[str, str], list[str]] = {}  # once for everybody who waits
 
     def of(self, who: Who) -> list[str]:
         """Return what a robot shall detach."""
         with self._changed:
-            return sorted(self._wanted.get((who.tenant, who.name), ()))
+            return sorted(set(self._wanted.get((who.tenant, who.name), ())))
 
     def heard(self, who: Who, status: RobotStatus) -> None:
-        """Take in what a robot reports."""
-        attached = {one["checkpoint_id"] for one in status.get("weights", WeightsStatus()).get("adapters", [])}
+        """Take in what a robot reports; a report without its checkpoints says nothing of adapters."""
+        if not (weights := status.get("weights")):
+            return
+        attached = {one["checkpoint_id"] for one in weights.get("adapters", [])}
         with self._changed:
             if wanted := self._wanted.get((who.tenant, who.name)):
-                wanted &= attached
+                wanted[:] = [name for name in wanted if name in attached]
                 self._changed.notify_all()
 
     def drop(self, tenant: str, robot: str, checkpoint_id: str) -> None:
@@ -47,9 +49,10 @@ class AdapterDrops:
             NotPossibleError: it did not in time.
         """
         with self._changed:
-            wanted = self._wanted.setdefault((tenant, robot), set())
-            wanted.add(checkpoint_id)
+            wanted = self._wanted.setdefault((tenant, robot), [])
+            wanted.append(checkpoint_id)
             gone = self._changed.wait_for(lambda: checkpoint_id not in wanted, self._answer_s)
-            wanted.discard(checkpoint_id)
+            if not gone:
+                wanted.remove(checkpoint_id)  # its own wish alone: another's wait is not answered by that
         if not gone:
             raise NotPossibleError(f"{robot} has not said that {checkpoint_id} is detached; drop it again")

@@ -9,6 +9,7 @@ Source:
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ElementTree  # of a file that the user installed, and of our own
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,16 +103,30 @@ def _visuals(theirs: ElementTree.Element, path: Path) -> Iterator[tuple[str, Ele
 
 
 def _drawn(geom: ElementTree.Element, place_m: tuple[float, float, float]) -> ElementTree.Element:
-    own = [float(value) for value in geom.get("pos", "0 0 0").split()]
+    own, turned = _numbers(geom, "pos", "0 0 0"), _numbers(geom, "quat", "1 0 0 0")
     place = " ".join(f"{a + b:.6f}" for a, b in zip(own, place_m, strict=True))
     return ElementTree.Element(
-        "geom", type="mesh", mesh=geom.get("mesh", ""), pos=place, quat=geom.get("quat", "1 0 0 0"), contype="0",
+        "geom", type="mesh", mesh=geom.get("mesh", ""), pos=place, quat=" ".join(map(str, turned)), contype="0",
         conaffinity="0", mass="0", rgba="0.12 0.12 0.13 1",
     )  # fmt: skip
 
 
+def _numbers(geom: ElementTree.Element, name: str, usual: str) -> list[float]:
+    """As many finite numbers as there usually are; a NaN would reach the renderer."""
+    said = geom.get(name, usual)
+    try:
+        found = [float(value) for value in said.split()]
+    except ValueError:
+        found = []
+    if len(found) != len(usual.split()) or not all(map(math.isfinite, found)):
+        raise ConfigError(f"{name} {said[:80]!r} of mesh {geom.get('mesh')!r}: fetch the Menagerie again")
+    return found
+
+
 def _mesh_file(path: Path, mesh: str) -> str:
     file = path.parent / "assets" / f"{mesh}.stl"
+    if not mesh or Path(mesh).name != mesh:
+        raise ConfigError(f"{path} names the mesh {mesh[:80]!r}, which is no file of its assets; fetch it again")
     if not file.is_file():
         raise ConfigError(f"{file} is missing; fetch the Menagerie again, with its assets")
     return str(file.absolute())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from cloud_trainer.jobs.calibrated import calibrated_bounds, write_bounds
 from cloud_trainer.jobs.distil import Compared, distil
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.job import Job
@@ -36,6 +38,16 @@ def test_a_student_is_kept_beside_its_teacher_and_practised_in(material, tmp_pat
     config = {**TINY, "refine_iterations": 0, "judge_iterations": 0, "grpo_iterations": 1, "forgetting_starts": 1}
     practised = improve(job_of(lab, tmp_path / "improve", config=config))
     assert practised.world_model == result.world_model
+
+
+def test_a_student_has_its_teachers_bounds_also_where_a_kill_came_before_them(material, tmp_path: Path):
+    checkpoints, files = material
+    teacher = shutil.copytree(checkpoints["world_model"], tmp_path / "teacher")
+    job = distil_job(({"world_model": teacher}, files), tmp_path / "distil")
+    shutil.copytree(teacher, job.folder / "student")
+    write_bounds(teacher, {"gates": {"improve": {"agreement": 0.9}}})
+    distil(job)
+    assert calibrated_bounds(job.folder / "student", "improve") == {"agreement": 0.9}
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,18 @@ def test_a_copy_that_lacks_something_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "trossen_wx250s" / "wx250s.xml").write_text(f"<mujoco><worldbody>{links}</worldbody></mujoco>")
     with pytest.raises(ConfigError, match=r"assets/m\.stl is missing"):
         dressed(mjcf(STANDARD, 64), tmp_path)
+    (tmp_path / "m.stl").touch()
+    for drawn_so, said in (
+        ("mesh='../../m'", r"names the mesh '\.\./\.\./m', which is no file of its assets"),
+        ("mesh=''", "names the mesh ''"),
+        ("mesh='m' pos='1 2'", "pos '1 2' of mesh 'm'"),
+        ("mesh='m' pos='a b c'", "pos 'a b c'"),
+        ("mesh='m' quat='nan 0 0 0'", "quat 'nan 0 0 0'"),
+    ):
+        text = f"<mujoco><worldbody>{links}</worldbody></mujoco>".replace("mesh='m'", drawn_so)
+        (tmp_path / "trossen_wx250s" / "wx250s.xml").write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            dressed(mjcf(STANDARD, 64), tmp_path)
 
 
 def test_the_arms_looks_are_asked_for_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
