@@ -43,7 +43,7 @@ class RolloutNode(Node):  # type: ignore[misc]
                              pager=PageOutbox(Path(settings["folder"]), settings["robot_name"]),
                              judge=self._judge if settings["trainer"] else None)  # fmt: skip
         requests = RequestPort(self, ROLLOUT, self._jobs.handlers, keyring=keyring)
-        self._jobs.ended = requests.ended
+        self._jobs.jobs.ended = requests.ended
         listen(self, String, topics.GATE_STATUS, self._on_gate, topics.LATCHED)
         for service, request in requests_from(settings).items():
             requests.serve(service, request)

@@ -1,21 +1,19 @@
 """What the rollout node does with its arm: episodes and paired evaluations, one at a time, and their labels.
 
-One class, and so a long file: every job goes through the same worker, status and result, which a reader follows here.
+One class, and so a long file: it joins what an episode needs, and each request is a few lines on that.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from gymnast_core.episodes import Spool
-from gymnast_core.errors import CheckpointError, ConfigError, EstopLatchedError, GymnastError, TransientBridgeError
+from gymnast_core.errors import CheckpointError, ConfigError, EstopLatchedError, TransientBridgeError
 from gymnast_core.evaluation.attempts import Retry
 from gymnast_core.evaluation.purpose import TRIALS
 from gymnast_core.outcome import OutcomeJudge
@@ -23,20 +21,20 @@ from gymnast_core.paging import Pager
 from gymnast_core.policies.chunking import ChunkingConfig
 from gymnast_core.policy import Policy
 from gymnast_core.practice_status import PracticeStatus
-from gymnast_core.wire.openpi.link import OpenpiPlace
-from gymnast_ros.graph import REAL_TIME, REMOTE
+from gymnast_ros.graph import REAL_TIME
 from gymnast_ros.run.arming import Arming
-from gymnast_ros.run.codec import Failure, NothingToDoError, RobotBusyError
+from gymnast_ros.run.codec import NothingToDoError
 from gymnast_ros.run.conduct import EpisodeEvents
-from gymnast_ros.run.dispatch import Began, Handler
+from gymnast_ros.run.dispatch import Handler
 from gymnast_ros.run.episodes import ArmEnv, EpisodeRunner
-from gymnast_ros.run.evaluation import EvaluationPlan, evaluate, summarise, write_result
+from gymnast_ros.run.evaluation import EvaluationPlan, evaluate, write_evaluation
 from gymnast_ros.run.fault_pages import FaultPages
+from gymnast_ros.run.job_desk import JobDesk
 from gymnast_ros.run.operator import OperatorDesk
 from gymnast_ros.run.order_book import OrderBook
-from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
+from gymnast_ros.run.plan import EpisodePlan, EpisodeResult, task_and_instruction
 from gymnast_ros.run.policy_host import PolicyHost
-from gymnast_ros.run.policy_source import PolicySource
+from gymnast_ros.run.policy_source import PolicySource, dial
 from gymnast_ros.run.ports import Log, Publish, Values
 from gymnast_ros.run.practice_desk import DeskPorts, PracticeDesk
 from gymnast_ros.run.referee import SkillWatch
@@ -50,12 +48,8 @@ from gymnast_ros.run.requests import (
     Request,
     RunEpisode,
 )  # fmt: skip
-from gymnast_ros.run.retry import NamedJudge, RetryingRunner, by_policy
-from gymnast_ros.run.worker import Worker
+from gymnast_ros.run.retry import NamedJudge, RetryingRunner
 from gymnast_ros.shadow import ShadowBook
-
-LOG = logging.getLogger(__name__)
-Ended = Callable[[str, Mapping[str, object], "Failure | None"], None]
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ class ArmJobs:
 
     Attributes:
         arming: hears the gate's status from the node.
-        ended: called with run, result and failure when a run is over.
+        jobs: runs them; has the state.
     """
 
     def __init__(
@@ -108,43 +102,35 @@ class ArmJobs:
         self._book = ShadowBook(folder, device=settings["device"], max_latency_s=settings["max_latency_s"])
         self._host = PolicyHost(settings["device"])
         self._policies = PolicySource(
-            folder / "store", settings["policy"], host=self._host, dial=self._dial, book=self._book, report=log.info
-        )
+            folder / "store", settings["policy"], host=self._host, dial=partial(dial, settings), book=self._book,
+            report=log.info,
+        )  # fmt: skip
         self._warm_up = threading.Thread(target=self._policies.warm_up, name="warm-up", daemon=True)
         self._warm_up.start()  # beside discovery, which waits for others
-        self._worker = Worker()
+        self.jobs = JobDesk(topics.status, topics.result, log)
         self.arming = Arming()
         self._desk = OperatorDesk(self._waiting_for_label)
         self._episodes = EpisodeEvents(topics.episode)
         self._faults = FaultPages(pager)
         self._practice = PracticeDesk(folder, settings, DeskPorts(
-            begin=self._begin, episode=self._practise, judge=judge, pager=pager, gate=self.arming,
-            show=self._show_practice, cancelled=self._worker.cancelled,
+            begin=self.jobs.begin, episode=self._practise, judge=judge, pager=pager, gate=self.arming,
+            show=self._show_practice, cancelled=self.jobs.worker.cancelled,
             task=task_and_instruction, log=log,
         ))  # fmt: skip
         self._runner = EpisodeRunner(
             connect, self._spool, settings["robot_name"], self._desk.label, finished=self._note_episode,
             recent=self._book.recent,
         )  # fmt: skip
-        self.ended: Ended = lambda run, result, failure: None
-        self._status: dict[str, Any] = {
-            "state": "idle",
-            "kind": "",
-            "run_id": "",
-            "done": 0,
-            "total": 0,
-            "attempt": 0,
-            "ordered_by": "",
-        }
-        self._set_status(state="idle", bridge_expected=settings["bridge_expected"])
+        self.jobs.show(state="idle", bridge_expected=settings["bridge_expected"])
         self.publish_version()
 
     @property
     def handlers(self) -> Mapping[type[Request], Handler]:
         """One for each kind of request."""
+        begin = self.jobs.begin
         return {
-            RunEpisode: lambda asked: self._begin("run_episode", asked.ordered_by, partial(self._run_episode, asked)),
-            Evaluate: lambda asked: self._begin("evaluate", asked.ordered_by, partial(self._evaluate, asked)),
+            RunEpisode: lambda asked: begin("run_episode", asked.ordered_by, partial(self._run_episode, asked)),
+            Evaluate: lambda asked: begin("evaluate", asked.ordered_by, partial(self._evaluate, asked)),
             Practise: lambda asked: self._practice.begin(asked),
             GoOnPractising: lambda asked: self._practice.go_on(asked),
             Cancel: self._cancel,
@@ -158,7 +144,7 @@ class ArmJobs:
         self._practice.close()
         self._desk.cancel()
         self._book.close()
-        self._worker.close(10.0)
+        self.jobs.worker.close(10.0)
         self._host.close()
         self._warm_up.join(1.0)
         self._runner.close()
@@ -174,49 +160,8 @@ class ArmJobs:
     def health(self) -> tuple[int, str, Mapping[str, object]]:
         """For diagnostics: level, words, values."""
         usage = self._spool.usage()
-        values = {**self._status, "spool_entries": usage.entries, "spool_bytes": usage.bytes}
-        return (2 if usage.full else 0), "spool full" if usage.full else str(self._status["state"]), values
-
-    def _begin(self, kind: str, ordered_by: str, job: Callable[[str], dict[str, object]]) -> Began:
-        run_id = self._worker.start(kind, partial(self._guarded, kind, ordered_by, job), self._end)
-        if run_id is None:
-            what, by = f"{self._worker.kind} {self._status['run_id']}", self._status["ordered_by"]
-            raise RobotBusyError(
-                f"busy with {what} for {by}; wait, or end that first" if by else f"busy with {what}; cancel it or wait"
-            )
-        return Began(run_id)
-
-    def _guarded(
-        self, kind: str, ordered_by: str, job: Callable[[str], dict[str, object]], run_id: str
-    ) -> tuple[dict[str, object], Failure | None]:
-        """Run a job in the worker; whatever happens, there is a result with its run id."""
-        fresh: dict[str, object] = {
-            "done": 0, "total": 0, "successes": 0, "attempt": 0, "message": "", "ordered_by": ordered_by,
-        }  # fmt: skip
-        self._set_status(state="running", kind=kind, run_id=run_id, **fresh)
-        self._log.info(f"{kind} begins run={run_id}")
-        result: dict[str, Any] = {
-            "run_id": run_id, "kind": kind, "ok": False, "error": "", "stopped": False, "file": "",
-        }  # fmt: skip
-        failure = None
-        try:
-            result |= job(run_id)
-            result["ok"] = True
-        except (GymnastError, OSError) as error:
-            failure = Failure.of(error)
-            result |= {"error": f"{failure.error}: {error}", "stopped": isinstance(error, EstopLatchedError)}
-            self._log.error(f"{kind} failed run={run_id} error={error}")
-        except Exception as error:  # a run that ended unheard would be waited for
-            LOG.exception("run_failed kind=%s run=%s", kind, run_id)
-            failure = Failure.of(error)
-            result["error"] = f"{failure.error}: {error}; the robot's log has the rest"
-        return result, failure
-
-    def _end(self, run_id: str, outcome: tuple[dict[str, object], Failure | None]) -> None:
-        result, failure = outcome
-        self._topics.result(result)
-        self._set_status(state="idle", instruction="", message=result["error"])
-        self.ended(run_id, result, failure)
+        values = {**self.jobs.status, "spool_entries": usage.entries, "spool_bytes": usage.bytes}
+        return (2 if usage.full else 0), "spool full" if usage.full else str(self.jobs.status["state"]), values
 
     def _run_episode(self, asked: RunEpisode, run_id: str) -> dict[str, object]:
         task, instruction = task_and_instruction(asked.instruction)
@@ -228,12 +173,12 @@ class ArmJobs:
         if asked.retry is not None and asked.resume:
             raise ConfigError("one episode that is tried again (retry) is not resumed by a name (resume); ask evaluate")
         retrying = self._retrying(asked.retry)
-        self._set_status(total=1, instruction=instruction)
+        self.jobs.show(total=1, instruction=instruction)
         if retrying is not None:
             group = retrying.again(retrying.first(plan, policy), plan, policy)
             return {"episode": {**group.rows[0].to_json(), **group.to_json()}}
         done = self._done.done(asked.resume) if asked.resume else []
-        found = done[0] if done else self._arm().run(plan, policy, self._worker.cancelled)
+        found = done[0] if done else self._arm().run(plan, policy, self.jobs.worker.cancelled)
         self._require_open(complete=found.truncated_reason != "cancelled")
         if asked.resume and not done:
             self._done.note(asked.resume, found)
@@ -249,13 +194,13 @@ class ArmJobs:
             )
         judge = NamedJudge(self._reach_judge(), retry.judge)
         return RetryingRunner(
-            self._arm(), judge, retry.max, self._worker.cancelled, lambda number: self._set_status(attempt=number)
+            self._arm(), judge, retry.max, self.jobs.worker.cancelled, lambda number: self.jobs.show(attempt=number)
         )
 
     def _practise(self, plan: EpisodePlan, checkpoint: str, watch: SkillWatch) -> EpisodeResult:
         policy = self._open(checkpoint)
-        self._set_status(instruction=plan.instruction)
-        return self._arm().run(plan, policy, self._worker.cancelled, watch.judge, label=watch.label)
+        self.jobs.show(instruction=plan.instruction)
+        return self._arm().run(plan, policy, self.jobs.worker.cancelled, watch.judge, label=watch.label)
 
     def _evaluate(self, asked: Evaluate, run_id: str) -> dict[str, object]:
         started = time.monotonic()
@@ -263,7 +208,7 @@ class ArmJobs:
             tuple(task_and_instruction(name) for name in asked.tasks), asked.seed_start, asked.seed_count, asked.scene,
             asked.temperature_seed, asked.record, asked.purpose, asked.episode_ids, asked.resume,
         )  # fmt: skip
-        self._set_status(instruction=", ".join(instruction for _, instruction in plan.tasks))
+        self.jobs.show(instruction=", ".join(instruction for _, instruction in plan.tasks))
         names = list(asked.checkpoints) or [""]
         if self.arming.closed:
             raise EstopLatchedError(
@@ -272,34 +217,27 @@ class ArmJobs:
         policies = [self._open(name) for name in names]
         retrying = self._retrying(asked.retry)
         rows = evaluate(
-            self._arm(), policies, plan, cancelled=self._worker.cancelled,
+            self._arm(), policies, plan, cancelled=self.jobs.worker.cancelled,
             progress=partial(self._progress, asked.resume), stopped=self._pause, retrying=retrying,
             renew=(lambda _: self._open("")) if names == [""] else (lambda policy: policy),
             before=self._done.done(asked.resume) if asked.resume else (),
         )  # fmt: skip
         complete = len(rows) == len(plan.episodes()) * len(policies)
         self._require_open(complete=complete)
-        path = self._results / f"{run_id}.json"
-        result = {
-            "run_id": run_id, "scene": plan.scene, "temperature_seed": plan.temperature_seed,
-            "seed_start": plan.seed_start, "seed_count": plan.seed_count,
-            # of the one in force: whatever drove, the base or the adapter of a scene
-            "checkpoints": list(dict.fromkeys(row.policy for row in rows)) if names == [""] and rows
-            else [policy.version for policy in policies],
-            "policies": summarise(rows),
-            "complete": complete, "seconds": time.monotonic() - started,
-        }  # fmt: skip
-        result |= {} if retrying is None else {"retried": by_policy(retrying.groups, retrying.of)}
-        groups = {} if retrying is None else {"groups": [group.to_json() for group in retrying.groups]}
-        write_result(path, {**result, "episodes": [row.to_json() for row in rows], **groups})
-        return {**result, "file": str(path.resolve())}
+        # of the one in force: whatever drove, the base or the adapter of a scene
+        in_force = names == [""] and rows
+        versions = list(dict.fromkeys(row.policy for row in rows)) if in_force else [one.version for one in policies]
+        return write_evaluation(
+            self._results / f"{run_id}.json", plan, rows, versions, retrying=retrying, complete=complete,
+            seconds=time.monotonic() - started,
+        )  # fmt: skip
 
     def _pause(self, reason: str) -> bool:
         """An e-stop ended an episode of an evaluation: wait for the re-arming, then it goes on."""
         self._log.warning(f"paused: {reason}; the evaluation goes on when the arm is re-armed")
-        self._set_status(state="paused", message=f"{reason}; re-arm it to go on, or cancel")
-        armed = self.arming.wait_open(self._worker.cancelled)
-        self._set_status(state="running", message="")
+        self.jobs.show(state="paused", message=f"{reason}; re-arm it to go on, or cancel")
+        armed = self.arming.wait_open(self.jobs.worker.cancelled)
+        self.jobs.show(state="running", message="")
         return armed
 
     def _require_open(self, *, complete: bool) -> None:
@@ -314,8 +252,8 @@ class ArmJobs:
     def _progress(self, resume: str, done: int, total: int, rows: Sequence[EpisodeResult]) -> None:
         if resume:
             self._done.note(resume, rows[-1])
-        successes = int(self._status.get("successes", 0)) + int(rows[-1].success is True)
-        self._set_status(done=done, total=total, successes=successes, last_policy=rows[-1].policy)
+        successes = int(self.jobs.status.get("successes", 0)) + int(rows[-1].success is True)
+        self.jobs.show(done=done, total=total, successes=successes, last_policy=rows[-1].policy)
 
     def _arm(self) -> EpisodeRunner:
         """The runner, with the present labelling rules."""
@@ -341,30 +279,18 @@ class ArmJobs:
             self._episodes.report(version, blame=f"cannot be opened: {error}")
             raise
 
-    def _dial(self, name: str) -> Policy:
-        """Reach the policy that a trainer, or a server of openpi's protocol, runs for us."""
-        settings, deadline_s = self._settings, self._settings["remote_deadline_s"]
-        if not name.startswith(REMOTE):
-            from gymnast_ros.uplink.openpi import OpenpiPolicy
-
-            return OpenpiPolicy(OpenpiPlace.of(name, settings["openpi"]), deadline_s=deadline_s)
-        from gymnast_ros.uplink import RemotePolicy
-
-        identity = Path(settings["identity"]) if settings["identity"] else None
-        return RemotePolicy(name.removeprefix(REMOTE), identity, deadline_s=deadline_s, insecure=settings["insecure"])
-
     def _note_episode(self, row: EpisodeResult) -> None:
         outcome = {True: "success", False: "failure", None: "unlabelled"}[row.success]
         cut = f"; cut: {row.truncated_reason}, {row.detail}" if row.truncated_reason else ""
         self._log.info(f"episode {row.episode_id or 'not recorded'}: {row.steps} steps, {outcome}{cut}")
-        if self._worker.kind != "practise":  # which calls a person itself, and waits for the answer
+        if self.jobs.worker.kind != "practise":  # which calls a person itself, and waits for the answer
             self._faults.note(row)
         self._episodes.report(
             row.policy, steps=row.steps, episode_id=row.episode_id, blame=row.blame, cut=row.truncated_reason
         )
 
     def _cancel(self, asked: Cancel) -> str:
-        running = self._worker.cancel()
+        running = self.jobs.worker.cancel()
         self._desk.cancel()
         if not running:
             raise NothingToDoError("nothing is running")
@@ -379,8 +305,8 @@ class ArmJobs:
     def _show_practice(self, status: PracticeStatus) -> None:
         """A run that waits for a person is paused, for whoever looks."""
         waits = status["state"] == "waiting"
-        state = {"state": "paused" if waits else "running"} if self._worker.busy else {}
-        self._set_status(practice=status, message=status["reason"] if waits else "", **state)
+        state = {"state": "paused" if waits else "running"} if self.jobs.worker.busy else {}
+        self.jobs.show(practice=status, message=status["reason"] if waits else "", **state)
 
     def _waiting_for_label(self, waiting: bool) -> None:
         if waiting:
@@ -388,21 +314,7 @@ class ArmJobs:
                 f"label it within {self._desk.wait_s:.0f} s: ros2 service call {self._name}/label_success "
                 "std_srvs/srv/Trigger (or label_failure, discard)"
             )
-        self._set_status(state="awaiting_label" if waiting else "running")
-
-    def _set_status(self, **changes: object) -> None:
-        self._status = {**self._status, **changes}
-        self._topics.status(self._status)
-
-
-def task_and_instruction(name: str) -> tuple[str, str]:
-    """A task's name and instruction; anything the simulator does not know is its own name."""
-    from gymnast_ros.sim.tasks import RESETS, TASKS
-
-    for task in (*TASKS.values(), *RESETS.values()):
-        if name.strip().lower() in (task.name, task.instruction):
-            return task.name, task.instruction
-    return name, name
+        self.jobs.show(state="awaiting_label" if waiting else "running")
 
 
 def _refused(reason: str) -> str:

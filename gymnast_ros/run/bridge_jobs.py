@@ -1,12 +1,9 @@
-"""What the bridge node does between robot and trainer: episodes up, checkpoints down, jobs; no episode waits for it.
-
-One class, and so a long file: it joins spool, store, uplink and orders, and each request is a few lines on them.
-"""
+"""What the bridge node does between robot and trainer: episodes up, checkpoints down, jobs; no episode waits for it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +12,12 @@ from typing import Any, Protocol
 from gymnast_client import Trainer
 from gymnast_core.episodes import Spool
 from gymnast_core.errors import ConfigError
-from gymnast_core.evaluation.recognition import SceneRecogniser
 from gymnast_core.records.gate_rule import DAY_S, GateRule
 from gymnast_core.records.signing import TrustedKeys
-from gymnast_core.robot_status import AdapterNews, GateNews
 from gymnast_ros.outbox import PageOutbox
 from gymnast_ros.run.adaptation import AdaptationDesk
 from gymnast_ros.run.codec import Failure, RobotBusyError
-from gymnast_ros.run.dispatch import Began, Handler
+from gymnast_ros.run.dispatch import Began, Ended, Handler
 from gymnast_ros.run.orders import OrderedGraph, OrderTaker
 from gymnast_ros.run.ports import Log, Publish, Values
 from gymnast_ros.run.probation import ProbationWatch
@@ -38,6 +33,7 @@ from gymnast_ros.run.requests import (
     Swap,
     TrainHere,
 )
+from gymnast_ros.run.weights_desk import WeightsDesk
 from gymnast_ros.run.worker import Worker
 from gymnast_ros.shadow import ShadowBook
 from gymnast_ros.uplink import (
@@ -48,13 +44,7 @@ from gymnast_ros.uplink import (
     RobotNews,
     RobotStore,
     Uplink,
-    WeightsNews,
 )
-from gymnast_ros.uplink.store_state import StoreState
-
-MOST_REFUSED = 8
-"""Named in a report, the newest ones."""
-Ended = Callable[[str, Mapping[str, object], "Failure | None"], None]
 
 MOST_STRAYS = 5
 """Named in the status: what lies among the episodes and is none."""
@@ -121,10 +111,15 @@ class BridgeJobs:
         )  # fmt: skip
         if self._store.current() is None and settings["policy"]:
             self._store.install(Path(settings["policy"]))
-        self._book = ShadowBook(folder, device=settings["device"], max_latency_s=settings["max_latency_s"])
+        book = ShadowBook(folder, device=settings["device"], max_latency_s=settings["max_latency_s"])
         self._adoption = Adoption(
-            self._store, self._book, probation_episodes=lambda: int(settings["probation_episodes"]), report=log.info
+            self._store, book, probation_episodes=lambda: int(settings["probation_episodes"]), report=log.info
         )
+        self.probation = ProbationWatch(self._store, log)
+        self._weights = WeightsDesk(
+            settings, self._store, book, adoption=self._adoption, probation=self.probation,
+            changed=self.publish_status, log=log,
+        )  # fmt: skip
         self._uplink = Uplink(
             trainer, identity, spool=self._spool, store=self._store, insecure=insecure,
             on_event=lambda event: self._adoption.wake(),
@@ -136,9 +131,8 @@ class BridgeJobs:
         self._pages = PageCourier(trainer, identity, PageOutbox(folder, robot), insecure=insecure)
         self._reporter = Reporter(
             trainer, identity, self._news, ports.watch.take_frame, insecure=insecure,
-            period_s=settings["report_period_s"], take=self._orders.take, drop=self._drop_adapters,
+            period_s=settings["report_period_s"], take=self._orders.take, drop=self._weights.drop,
         )  # fmt: skip
-        self.probation = ProbationWatch(self._store, log)
         self._workers = {"submit_job": Worker(), "flush": Worker()}
         self._adaptations = AdaptationDesk(
             settings, self._trainer.adaptations, changed=self.publish_status, result=self._end_adaptation, log=log
@@ -171,10 +165,10 @@ class BridgeJobs:
             SubmitJob: lambda asked: self._begin("submit_job", partial(self._submit, asked)),
             Flush: lambda asked: self._begin("flush", partial(self._flush, asked)),
             CancelJob: lambda asked: self._trainer.jobs.cancel(asked.job_id).job_id,
-            Swap: self._swap,
-            Attach: self._attach,
-            Detach: self._detach,
-            Rollback: self._rollback,
+            Swap: self._weights.swap,
+            Attach: self._weights.attach,
+            Detach: self._weights.detach,
+            Rollback: self._weights.rollback,
             TrainHere: self._adaptations.begin,
             CancelTrainHere: self._adaptations.cancel,
         }
@@ -188,8 +182,8 @@ class BridgeJobs:
             "current": self._store.current_id() or "", "staged": staged.name if staged else "",
             "held": self._store.held(), "checked": self._adoption.checked(), "checking": self._adoption.checking,
             "uplink": _plain(self._uplink.status()), **self.probation.status(),
-            "adapters": [vars(one) for one in self._adapters_news()],
-            "adaptation": self._adaptations.status(), "gate": vars(self._gate_news(self._store.state)),
+            "adapters": [vars(one) for one in self._weights.adapters()],
+            "adaptation": self._adaptations.status(), "gate": vars(self._weights.gate(self._store.state)),
         })  # fmt: skip
 
     def health(self) -> tuple[int, str, Mapping[str, object]]:
@@ -213,35 +207,8 @@ class BridgeJobs:
         return RobotNews(
             **self._ports.watch.status(), spool_entries=usage.entries, spool_bytes=usage.bytes, spool_full=usage.full,
             alarm=self._uplink.status().alarm, takes_orders=self._orders.allowed, order=self._orders.news(),
-            weights=self._weights_news(),
+            weights=self._weights.news(),
         )  # fmt: skip
-
-    def _weights_news(self) -> WeightsNews:
-        """What became of the checkpoints this robot was given."""
-        state = self._store.state
-        return WeightsNews(
-            current=self._store.current_id() or "", since_ns=state.since_ns, obeyed=state.obeyed,
-            checking=self._adoption.checking, probation_left=state.probation.left if state.probation else 0,
-            refused=list(state.failed.items())[-MOST_REFUSED:], held=self._store.held(),
-            ran=self.probation.ran, ran_ns=self.probation.ran_ns, gate=self._gate_news(state),
-            adapters=self._adapters_news(),
-        )  # fmt: skip
-
-    def _adapters_news(self) -> list[AdapterNews]:
-        """Which scenes have an adapter."""
-        current = self._store.current_id()
-        return [
-            AdapterNews(
-                one.checkpoint_id, one.scene, one.base, one.since_ns, resting=one.base != current,
-                probation_left=one.left, recognised=one.recogniser.calibration.words,
-            )
-            for one in self._store.adapters.all()
-        ]  # fmt: skip
-
-    def _gate_news(self, state: StoreState) -> GateNews:
-        """What a release must show here, and how what is in force came past that."""
-        rule, note = self._store.gate, state.gates.get(self._store.current_id() or "")
-        return GateNews(rule.mode, rule.overrides, rule.max_age_s, **({} if note is None else vars(note)))
 
     def _begin(self, kind: str, job: Callable[[], Mapping[str, object]]) -> Began:
         run_id = self._workers[kind].start(kind, partial(self._guarded, kind, job), self._end)
@@ -290,53 +257,6 @@ class BridgeJobs:
         if not self._uplink.flush(asked.timeout_s):
             raise ConfigError(f"{self._spool.usage().entries} episodes still wait; is the trainer reachable?")
         return {"entries": 0}
-
-    def _swap(self, asked: Swap) -> str:
-        """The rollout node opens what is current when its next episode starts: an episode boundary by construction."""
-        checkpoint_id = asked.checkpoint_id
-        if not checkpoint_id:
-            staged = self._store.staged()
-            if staged is None:
-                raise ConfigError("no checkpoint is staged; publish one first")
-            checkpoint_id = staged.name
-        self._require_checked(checkpoint_id)
-        return self._store.swap(checkpoint_id, probation_episodes=self._probation(asked.probation_episodes)).name
-
-    def _require_checked(self, checkpoint_id: str) -> None:
-        if checkpoint_id in self._store.state.staged and self._book.report(checkpoint_id) is None:
-            raise ConfigError(f"{checkpoint_id} is not checked yet; wait until bridge/status lists it as checked")
-
-    def _probation(self, asked: int | None) -> int:
-        return int(self._settings["probation_episodes"]) if asked is None else asked
-
-    def _attach(self, asked: Attach) -> str:
-        """The rollout node looks for adapters when its next episode starts."""
-        self._require_checked(asked.checkpoint_id)
-        base = self._store.scenes.attach(
-            asked.checkpoint_id, asked.scene, SceneRecogniser.from_json(asked.recogniser),
-            probation_episodes=self._probation(asked.probation_episodes),
-        )  # fmt: skip
-        self.publish_status()
-        return base
-
-    def _drop_adapters(self, checkpoint_ids: Sequence[str]) -> None:
-        """An operator at the trainer dropped them; one that is gone already is reported no longer."""
-        for checkpoint_id in checkpoint_ids:
-            if self._store.adapters.find(checkpoint_id) is not None:
-                self._store.scenes.detach(checkpoint_id)
-                self._ports.log.info(f"detached {checkpoint_id}: dropped at the trainer")
-        self.publish_status()
-
-    def _detach(self, asked: Detach) -> str:
-        self._store.scenes.detach(asked.checkpoint_id)
-        self.publish_status()
-        return asked.checkpoint_id
-
-    def _rollback(self, asked: Rollback) -> str:
-        current = self._store.current_id() or ""
-        if asked.current not in ("", current):
-            raise ConfigError(f"{asked.current!r} is not in force, {current!r} is; nothing was rolled back")
-        return self._store.rollback("operator").name
 
 
 def _trusted(settings: Values) -> TrustedKeys | None:

@@ -29,6 +29,8 @@ class Began:
     run: str
 
 
+Ended = Callable[[str, Mapping[str, object], "Failure | None"], None]
+"""Called with run, result and failure when a run is over."""
 Handler = Callable[[Any], "str | Began"]
 """Gets a request of its kind; returns words, or what it began. Raises GymnastError to refuse."""
 

@@ -14,7 +14,7 @@ from gymnast_core.errors import ConfigError, EstopLatchedError, SafetyError
 from gymnast_core.policy import Policy
 from gymnast_ros.run.episodes import EpisodeRunner
 from gymnast_ros.run.plan import EpisodePlan, EpisodeResult
-from gymnast_ros.run.retry import RetryingRunner
+from gymnast_ros.run.retry import RetryingRunner, by_policy
 
 REPEATS = 8
 """Times an episode is tried when arm or gate are lost under it; it starts from the same state again."""
@@ -155,6 +155,32 @@ def summarise(rows: Sequence[EpisodeResult]) -> dict[str, Any]:
             count["n"] += int(row.success is not None)
             count["successes"] += int(row.success is True)
     return policies
+
+
+def write_evaluation(
+    path: Path, plan: EvaluationPlan, rows: Sequence[EpisodeResult], checkpoints: Sequence[str], *,
+    retrying: RetryingRunner | None, complete: bool, seconds: float,
+) -> dict[str, object]:  # fmt: skip
+    """Write an evaluation's rows and sums; returns the sums, and where they lie.
+
+    Args:
+        path: of the file; named by the run.
+        plan: what was run.
+        rows: of first attempts.
+        checkpoints: ids of what was evaluated.
+        retrying: with the rows of further attempts; None made none.
+        complete: whether every episode of the plan was run.
+        seconds: it took.
+    """
+    result: dict[str, object] = {
+        "run_id": path.stem, "scene": plan.scene, "temperature_seed": plan.temperature_seed,
+        "seed_start": plan.seed_start, "seed_count": plan.seed_count, "checkpoints": checkpoints,
+        "policies": summarise(rows), "complete": complete, "seconds": seconds,
+    }  # fmt: skip
+    result |= {} if retrying is None else {"retried": by_policy(retrying.groups, retrying.of)}
+    groups = {} if retrying is None else {"groups": [group.to_json() for group in retrying.groups]}
+    write_result(path, {**result, "episodes": [row.to_json() for row in rows], **groups})
+    return {**result, "file": str(path.resolve())}
 
 
 def write_result(path: Path, result: Mapping[str, object]) -> None:

@@ -145,3 +145,13 @@ class EpisodeResult:
         known = {field.name: values[field.name] for field in fields(EpisodeResult) if field.name in values}
         attempt = known.get("attempt")
         return EpisodeResult(**{**known, "attempt": None if attempt is None else Attempt(**attempt)})
+
+
+def task_and_instruction(name: str) -> tuple[str, str]:
+    """A task's name and instruction; anything the simulator does not know is its own name."""
+    from gymnast_ros.sim.tasks import RESETS, TASKS
+
+    for task in (*TASKS.values(), *RESETS.values()):
+        if name.strip().lower() in (task.name, task.instruction):
+            return task.name, task.instruction
+    return name, name

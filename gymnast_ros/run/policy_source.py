@@ -17,8 +17,10 @@ from gymnast_core.errors import BridgeError, CheckpointError, ConfigError, Polic
 from gymnast_core.policy import Policy
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import ActionChunk, Observation
-from gymnast_ros.graph import ELSEWHERE
+from gymnast_core.wire.openpi.link import OpenpiPlace
+from gymnast_ros.graph import ELSEWHERE, REMOTE
 from gymnast_ros.run.policy_host import PolicyHost
+from gymnast_ros.run.ports import Values
 from gymnast_ros.run.scene_policy import ScenePolicy
 from gymnast_ros.shadow import ShadowBook
 from gymnast_ros.uplink.scene_adapters import SceneAdapter, SceneAdapters
@@ -172,6 +174,19 @@ class PolicySource:
         if self._default:
             return Path(self._default)
         raise ConfigError("no policy: the store has no current checkpoint and the parameter policy is empty")
+
+
+def dial(settings: Values, name: str) -> Policy:
+    """Reach the policy that a trainer, or a server of openpi's protocol, runs for us."""
+    deadline_s = settings["remote_deadline_s"]
+    if not name.startswith(REMOTE):
+        from gymnast_ros.uplink.openpi import OpenpiPolicy
+
+        return OpenpiPolicy(OpenpiPlace.of(name, settings["openpi"]), deadline_s=deadline_s)
+    from gymnast_ros.uplink import RemotePolicy
+
+    identity = Path(settings["identity"]) if settings["identity"] else None
+    return RemotePolicy(name.removeprefix(REMOTE), identity, deadline_s=deadline_s, insecure=settings["insecure"])
 
 
 def _replay(path: Path) -> Policy:
