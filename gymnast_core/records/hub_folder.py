@@ -77,6 +77,7 @@ def write_hub_folder(checkpoint: Path, out: Path, measured: Sequence[Measured] =
     if out.exists():
         raise CheckpointError(f"{out} exists; name a folder that does not")
     manifest = verify_checkpoint(checkpoint)
+    card = model_card(manifest, [*measured_in(manifest), *measured])
     staging = out.with_name(f".{out.name}.partial-{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -88,7 +89,6 @@ def write_hub_folder(checkpoint: Path, out: Path, measured: Sequence[Measured] =
     shutil.copyfile(checkpoint / WEIGHTS_NAME, staging / MODEL_NAME)
     if (checkpoint / BOUNDS_NAME).is_file():
         shutil.copyfile(checkpoint / BOUNDS_NAME, staging / BOUNDS_NAME)
-    card = model_card(manifest, [*measured_in(manifest), *measured])
     (staging / CARD_NAME).write_text(card, encoding="utf-8")
     staging.rename(out)
     return manifest

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from gymnast_core.errors import CheckpointError
 from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.statistics import Interval, wilson_interval
 from gymnast_core.records.gate_record import GateRecord
@@ -44,17 +45,30 @@ class Measured:
 
 
 def measured_in(manifest: Manifest) -> list[Measured]:
-    """Return what a manifest itself says of how good a judge is; nothing is known of other kinds before they act."""
+    """Return what a manifest itself says of how good a judge is; nothing is known of other kinds before they act.
+
+    Raises:
+        CheckpointError: it says so in another form than judges are written in.
+    """
     calibration = manifest.lineage.get("calibration")
     if manifest.kind != "judge" or not isinstance(calibration, Mapping):
         return []
-    rows = {"": calibration.get("overall", {}), **calibration.get("tasks", {})}
-    return [
-        Measured(name, task, "recorded episodes held out from training", Interval(*row[name]), row["examples"])
-        for task, row in rows.items()
-        for name in ("precision", "recall", "false_success")
-        if name in row
-    ]
+    try:
+        rows = {"": calibration.get("overall", {}), **calibration.get("tasks", {})}
+        return [
+            Measured(
+                name, task, "recorded episodes held out from training", _interval(*row[name]), int(row["examples"])
+            )
+            for task, row in rows.items()
+            for name in ("precision", "recall", "false_success")
+            if name in row
+        ]
+    except (TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{manifest.id}: its calibration is none: {error}; calibrate it anew") from error
+
+
+def _interval(mean: float, low: float, high: float) -> Interval:
+    return Interval(float(mean), float(low), float(high))
 
 
 def measured_on_arms(checkpoint_id: str, cards: Iterable[ResultCard]) -> list[Measured]:

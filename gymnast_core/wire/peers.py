@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import grpc
 
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.wire.address import Address
 from gymnast_core.wire.channel import ERROR_KEY
-from gymnast_core.wire.errors import NotPermittedError, wire_error
+from gymnast_core.wire.errors import NotPermittedError, ServerFaultError, wire_error
 from gymnast_core.wire.identity import Identity, peer_of
 
+LOG = logging.getLogger(__name__)
 ROLES = ("trainer", "operator", "admin", "robot")
 ReplyT = TypeVar("ReplyT")
 
 
 def answered(context: grpc.ServicerContext, act: Callable[[], ReplyT]) -> ReplyT:
-    """Return what act returns; an error goes out by its name, as the trainer's do."""
+    """Return what act returns; an error goes out by its name, as the trainer's do, and one of ours without its text."""
     try:
         return act()
     except GymnastError as error:
-        name, status, _ = wire_error(error)
-        context.set_trailing_metadata(((ERROR_KEY, name),))
-        context.abort(grpc.StatusCode[status], str(error)[:1000])
+        _refuse(context, error)
+    except Exception:  # gRPC itself would pass on its text, which may name files here
+        LOG.exception("call_failed")
+        _refuse(context, ServerFaultError("the server failed for a reason of its own; its log has it"))
+
+
+def _refuse(context: grpc.ServicerContext, error: GymnastError) -> NoReturn:
+    name, status, _ = wire_error(error)
+    context.set_trailing_metadata(((ERROR_KEY, name),))
+    context.abort(grpc.StatusCode[status], str(error)[:1000])
 
 
 def require_role(context: grpc.ServicerContext, identity: Identity, does: str) -> None:

@@ -189,6 +189,21 @@ def test_a_trainer_looks_itself_at_what_a_world_model_declares(trainer: App, tmp
     assert not trainer.shelves.of("default").ids("world_model")
 
 
+@pytest.mark.parametrize(
+    "said",
+    [{"overall": 5}, {"overall": {"precision": [1], "examples": 2}}, {"tasks": [1]}, {"tasks": {"a": {"recall": "x"}}}],
+)
+def test_a_judge_that_says_nonsense_of_itself_is_not_exported(
+    said: dict[str, object], gymnast: Gymnast, tmp_path: Path
+) -> None:
+    manifest, weights = read_checkpoint(SHIPPED / "judge")
+    write_checkpoint(tmp_path / "judge", weights, kind="judge", architecture=manifest.architecture,
+                     config=manifest.config, lineage={"calibration": said})  # fmt: skip
+    refused = gymnast("weights", "export", tmp_path / "judge", tmp_path / "hub", code=1)
+    assert "its calibration is none" in refused["message"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["judge"]
+
+
 def test_an_export_by_id_says_what_trials_and_gates_found(
     exported: Path, trainer: App, gymnast: Gymnast, tmp_path: Path
 ) -> None:

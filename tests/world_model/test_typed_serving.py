@@ -25,7 +25,7 @@ from gymnast_client.worlds import WorldClient, WorldSample
 from gymnast_core.errors import BridgeError, ConfigError, ShapeError
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.wire.channel import domain_error
-from gymnast_core.wire.errors import BusyError, IdReusedError, InvalidMessageError, NotPermittedError
+from gymnast_core.wire.errors import BusyError, IdReusedError, InvalidMessageError, NotPermittedError, ServerFaultError
 from gymnast_core.wire.gymnast.v1 import worlds_pb2
 from gymnast_core.wire.identity import Identity
 from tests.cloud.learning_fakes import episode, tiny_world_model
@@ -141,6 +141,18 @@ def test_no_method_answers_another_tenant_and_nonsense_is_answered_by_name(lab: 
         one.close()
     with grpc.insecure_channel(lab.server.address) as channel:
         assert raw(channel, "Describe", b"") in ("TransientBridgeError", "RejectedBridgeError")
+
+
+def test_what_fails_inside_goes_out_by_name_and_without_its_text(
+    lab: Lab, client: WorldClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: TypedPredictions) -> worlds_pb2.WorldDescription:
+        raise RuntimeError(f"cannot read {lab.folder}/world")
+
+    monkeypatch.setattr(TypedPredictions, "describe", broken)
+    with pytest.raises(ServerFaultError, match="its log has it") as failure:
+        client.describe()
+    assert str(lab.folder) not in str(failure.value)
 
 
 def test_it_is_served_with_a_servers_certificate_alone(lab: Lab) -> None:
