@@ -47,7 +47,7 @@ class Tickets:
 
     def issue(self, user: User, episode_id: str) -> str:
         """Return a ticket for one recording, as the user sees it."""
-        said = [user.name, user.role, user.tenant, episode_id, int(self._wall_s()) + TICKET_S]
+        said = [user.name, user.role, user.tenant, user.serial, episode_id, int(self._wall_s()) + TICKET_S]
         body = urlsafe_b64encode(json.dumps(said).encode()).decode()
         return f"{body}.{self._seal(body)}"
 
@@ -60,10 +60,10 @@ class Tickets:
         body, _, seal = ticket.partition(".")
         if not hmac.compare_digest(seal.encode(), self._seal(body).encode()):
             raise LoginError("this link is none of this page; open the recording from its page again")
-        name, role, tenant, named, until_s = json.loads(urlsafe_b64decode(body))
+        name, role, tenant, serial, named, until_s = json.loads(urlsafe_b64decode(body))
         if named != episode_id or self._wall_s() > until_s:
             raise LoginError(f"this link was for another recording, or is older than {TICKET_S // 60} minutes")
-        return User(name, role, tenant)
+        return User(name, role, tenant, serial)
 
     def _seal(self, body: str) -> str:
         return hmac.digest(self._key, body.encode(), "sha256").hex()
@@ -75,7 +75,7 @@ def add_recordings(app: FastAPI, site: Site, sources: Sources) -> None:
     address = "/episodes/{episode_id}/recording.mcap"
 
     def recording(request: Request, episode_id: str, ticket: str = "") -> Response:
-        user = tickets.user(ticket, episode_id) if ticket else site.user_of(request)
+        user = site.gate.still(tickets.user(ticket, episode_id)) if ticket else site.user_of(request)
         user.require("look")
         row = sources.ask.episodes.find(user, episode_id)
         if not row.digest:

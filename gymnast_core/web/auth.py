@@ -173,6 +173,14 @@ class Gate:
         user = User(row["name"], row["role"], row["tenant"], row.get("serial", ""))
         if self._wall_ns() >= row["expires_ns"]:
             raise LoginError(expired)
+        return self.still(user)
+
+    def still(self, user: User) -> User:
+        """Return a user who was let in before.
+
+        Raises:
+            LoginError: what let them in was taken back since.
+        """
         if self._withdrawn(user):
             raise LoginError(f"what {user.name!r} held was taken back; ask for a new certificate (`gymnast enroll`)")
         return user

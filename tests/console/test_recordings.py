@@ -21,7 +21,7 @@ from cloud_trainer.console.recordings import TICKET_S, Tickets
 from cloud_trainer.service import Service, ServiceConfig
 from gymnast_cli.main import main
 from gymnast_core.episodes import write_recording
-from gymnast_core.web.auth import LoginError
+from gymnast_core.web.auth import Gate, LoginError
 from tests.console.conftest import JSON, Bench
 from tests.world_model.recordings import made
 
@@ -102,6 +102,19 @@ def test_a_ticket_is_for_one_recording_and_some_minutes() -> None:
         tickets.user(ticket, "ep-1")
     with pytest.raises(LoginError, match="none of this page"):
         Tickets(lambda: 0.0).user(ticket, "ep-1")
+
+
+def test_a_ticket_ends_with_what_its_holder_was_let_in_by(recorded: tuple[Service, Path], tmp_path: Path) -> None:
+    taken_back: set[str] = set()
+    gate = Gate(tmp_path / "gate", withdrawn=lambda peer: peer.serial in taken_back)
+    app = create_app(Console(recorded[0]).sources, gate)
+    token = gate.issue(User("ada", "operator", "default", "5e1f"))
+    ada = TestClient(app, headers={"Authorization": f"Bearer {token}"}, follow_redirects=False)
+    asked = parse_qs(urlsplit(ada.get("/episodes/ep-made-0/foxglove").headers["location"]).query)
+    url, viewer = urlsplit(asked["ds.url"][0]), TestClient(app)
+    assert viewer.get(f"{url.path}?{url.query}").status_code == 200
+    taken_back.add("5e1f")
+    assert viewer.get(f"{url.path}?{url.query}", headers=JSON).status_code == 401
 
 
 def test_a_blinded_run_stays_blinded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
