@@ -39,6 +39,8 @@ def export(args: argparse.Namespace, console: Console) -> int:
 
     if (folder := Path(args.checkpoint)).is_dir():
         manifest = write_hub_folder(folder, args.out)
+    elif not args.trainer:
+        raise ConfigError(f"{args.checkpoint!r} is no folder; if it is an id, give --trainer HOST:PORT to ask for it")
     else:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with trainer(args) as there, tempfile.TemporaryDirectory(prefix=".export-", dir=args.out.parent) as work:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,9 @@ GRIPPER = "gripper/path"
 _PNG = b"\x89PNG"
 _PATH_LENGTH = 2000
 """Points of the path that are kept."""
+_SCREENS = ("DISPLAY", "WAYLAND_DISPLAY", "WAYLAND_SOCKET")
+_VIEWER_PORT = 9876
+"""Where rerun's viewer listens; one that is there already is used, also at the far end of an SSH tunnel."""
 
 
 def rerun_module() -> Any:
@@ -32,6 +38,23 @@ def rerun_module() -> Any:
     return rerun
 
 
+def check_screen() -> None:
+    """See that a viewer can open: without a screen rerun's ends at once, and what is logged to it waits for ever.
+
+    Raises:
+        ConfigError: there is no screen here, and no viewer listens.
+    """
+    if sys.platform != "linux" or any(map(os.environ.get, _SCREENS)):
+        return
+    try:
+        socket.create_connection(("127.0.0.1", _VIEWER_PORT), 1.0).close()
+    except OSError as error:
+        raise ConfigError(
+            f"no screen for rerun's viewer: none of {', '.join(_SCREENS)} is set, and no viewer listens on port "
+            f"{_VIEWER_PORT}. `gymnast view EPISODE.mcap --save FILE.rrd` writes a file for a machine that has one"
+        ) from error
+
+
 class RerunScreen:
     """One rerun recording: to a file, or to a viewer's window. Entities are named as the topics.
 
@@ -40,11 +63,13 @@ class RerunScreen:
         name: of the recording.
 
     Raises:
-        ConfigError: rerun is not installed.
+        ConfigError: rerun is not installed, or there is no screen for it.
     """
 
     def __init__(self, save: Path | None, name: str) -> None:
         self._rerun = rerun = rerun_module()
+        if save is None:
+            check_screen()
         self._recording = rerun.RecordingStream("gymnast", recording_id=name)
         if save is None:
             self._recording.spawn()

@@ -50,9 +50,10 @@ def _fetched(args: argparse.Namespace) -> Path:
 
 
 def _rerun() -> None:
-    from gymnast_cli.screen import rerun_module
+    from gymnast_cli.screen import check_screen, rerun_module
 
     rerun_module()
+    check_screen()
 
 
 def _foxglove() -> str:

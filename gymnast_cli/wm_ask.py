@@ -9,6 +9,7 @@ from rich.console import Console
 
 from gymnast_cli.connect import emit
 from gymnast_cli.wm_lab import Subparsers
+from gymnast_core.errors import ConfigError
 
 
 def add_arguments(actions: Subparsers) -> None:
@@ -26,6 +27,8 @@ def ask(args: argparse.Namespace, console: Console) -> int:
     from cloud_trainer.jobs.desk.lab import film_frames
     from gymnast_client.worlds import WorldClient, replayed
 
+    if not args.episode.is_file():
+        raise ConfigError(f"no episode file {args.episode}; name one .mcap file (`gymnast episodes export`)")
     client = WorldClient(args.address, args.identity)
     try:
         version = client.describe().model_version

@@ -15,7 +15,7 @@ import numpy as np
 from gymnast_client.client import same_fields
 from gymnast_core.arm.targets import commanded_proprioception
 from gymnast_core.episodes import read_episode
-from gymnast_core.errors import ShapeError
+from gymnast_core.errors import ShapeError, TransientBridgeError
 from gymnast_core.pictures import decode_picture
 from gymnast_core.types import ACTION_DIM, PROPRIO_DIM, ByteArray, FloatArray
 from gymnast_core.wire.channel import UNARY_DEADLINE_S, domain_error, open_channel
@@ -73,6 +73,7 @@ class WorldClient:
 
     def __init__(self, address: str, identity: Path | Identity) -> None:
         own = identity if isinstance(identity, Identity) else Identity.load(identity)
+        self._address = address
         self._channel = open_channel(address, own)
         self._stub = worlds_pb2_grpc.WorldModelServiceStub(self._channel)
         self._known: WorldView | None = None
@@ -84,7 +85,7 @@ class WorldClient:
             BridgeError: it is not there, or refuses.
         """
         asked = worlds_pb2.DescribeWorldRequest()
-        found = _asked(lambda: self._stub.Describe(asked, timeout=UNARY_DEADLINE_S))
+        found = self._asked(lambda: self._stub.Describe(asked, timeout=UNARY_DEADLINE_S))
         self._known = WorldView(**same_fields(found, [field.name for field in fields(WorldView)]))
         return self._known
 
@@ -107,8 +108,18 @@ class WorldClient:
             request_id=request_id or str(uuid.uuid4()), model_version=known.model_version,
             samples=[_message(sample, f"sample-{index}") for index, sample in enumerate(samples)],
         )  # fmt: skip
-        reply = _asked(lambda: self._stub.Predict(request, timeout=known.timeout_s + UNARY_DEADLINE_S))
+        reply = self._asked(lambda: self._stub.Predict(request, timeout=known.timeout_s + UNARY_DEADLINE_S))
         return [np.stack([decode_picture(frame) for frame in one.frames]) for one in reply.predictions]
+
+    def _asked(self, call: Callable[[], ReplyT]) -> ReplyT:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE and "connect" in (error.details() or ""):
+                raise TransientBridgeError(
+                    f"{self._address} is not reached; does `gymnast wm serve --grpc` run there? ({error.details()})"
+                ) from error
+            raise domain_error(error) from error
 
     def close(self) -> None:
         """Let go of the channel."""
@@ -158,10 +169,3 @@ def _message(sample: WorldSample, name: str) -> worlds_pb2.WorldSample:
 def _png(frame_HWC: ByteArray) -> bytes:
     _, data = cv2.imencode(".png", frame_HWC[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
     return bytes(data)
-
-
-def _asked(call: Callable[[], ReplyT]) -> ReplyT:
-    try:
-        return call()
-    except grpc.RpcError as error:
-        raise domain_error(error) from error

@@ -124,7 +124,10 @@ def _menagerie(robot: str, arm: str, folder: str) -> Path | None:
         return None
     found = folder or os.environ.get(MENAGERIE_VARIABLE, "")
     if not found:
-        raise ConfigError(f"arm menagerie needs a copy of MuJoCo Menagerie: name it, or set {MENAGERIE_VARIABLE}")
+        raise ConfigError(
+            "arm menagerie needs a copy of MuJoCo Menagerie: name it with --menagerie FOLDER (of a launch file "
+            f"menagerie:=FOLDER), or set {MENAGERIE_VARIABLE}"
+        )
     return Path(found).absolute()
 
 

@@ -23,6 +23,7 @@ from gymnast_core.jobs.judges import (
 from gymnast_core.judge import Judge
 from gymnast_core.records.manifest import MANIFEST_NAME
 from gymnast_core.settings import checked
+from gymnast_core.shipped import shipped_checkpoints
 
 
 def read_judge(path: Path) -> Judge:
@@ -35,7 +36,10 @@ def read_judge(path: Path) -> Judge:
     if (path / MANIFEST_NAME).is_file():
         return judge_of(CheckpointChoice(kind="checkpoint", folder=str(path)))
     if not path.is_file():
-        raise ConfigError(f"{path} is neither a judge's checkpoint folder nor a settings file (.json, .toml)")
+        raise ConfigError(
+            f"{path} is neither a judge's checkpoint folder nor a settings file (.json, .toml); the shipped judge is "
+            f"{shipped_checkpoints() / 'judge'}"
+        )
     try:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else importlib.import_module("tomllib").loads(text)

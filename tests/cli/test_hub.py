@@ -146,6 +146,11 @@ def test_a_folder_of_something_else_is_sent_to_what_reads_it(gymnast: Gymnast, t
     assert "gymnast weights convert" in said["message"]
 
 
+def test_a_folder_that_is_not_there_is_named_where_no_trainer_is(gymnast: Gymnast, tmp_path: Path) -> None:
+    said = gymnast("weights", "export", tmp_path / "none", tmp_path / "out", code=2)
+    assert "is no folder; if it is an id" in said["message"]
+
+
 def test_an_admin_takes_it_into_a_trainer_where_it_counts_as_made_elsewhere(
     exported: Path, trainer: App, gymnast: Gymnast, tmp_path: Path
 ) -> None:

@@ -70,7 +70,7 @@ def test_what_cannot_be_picked_is_named(settings, said):
 
 
 def test_a_missing_file_or_model_says_what_is_wanted(tmp_path):
-    with pytest.raises(ConfigError, match="neither a judge's checkpoint folder nor a settings file"):
+    with pytest.raises(ConfigError, match=r"neither a judge's checkpoint folder nor a settings file.*shipped judge"):
         read_judge(tmp_path / "nothing")
     (tmp_path / "judge.json").write_text("{")
     with pytest.raises(ConfigError, match=r"cannot read the judge's settings .*judge\.json"):

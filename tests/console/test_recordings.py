@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -147,3 +148,19 @@ def test_open_hands_a_recording_to_the_program_that_is_installed(
     monkeypatch.setitem(sys.modules, "rerun", None)
     assert main(["--json", "episodes", "open", str(path)]) == 2
     assert "pip install 'gymnast_ros[view]'" in json.loads(capsys.readouterr().out.splitlines()[-1])["message"]
+
+
+def test_open_is_refused_where_no_viewer_can_show_it(
+    recorded: tuple[Service, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rerun")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "WAYLAND_SOCKET"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setattr("gymnast_cli.screen._VIEWER_PORT", bound.getsockname()[1])
+        for command in (["episodes", "open"], ["view"]):
+            assert main(["--json", *command, str(recorded[1])]) == 2
+            said = json.loads(capsys.readouterr().out.splitlines()[-1])["message"]
+            assert "no screen for rerun's viewer" in said
+            assert "--save FILE.rrd" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import uuid
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from cloud_trainer.world_model.serving.messages import ApiError
 from cloud_trainer.world_model.serving.typed import TypedPredictions
 from cloud_trainer.world_model.starts import StartState
 from gymnast_client.worlds import WorldClient, WorldSample
-from gymnast_core.errors import BridgeError, ConfigError, ShapeError
+from gymnast_core.errors import BridgeError, ConfigError, ShapeError, TransientBridgeError
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.errors import BusyError, IdReusedError, InvalidMessageError, NotPermittedError, ServerFaultError
@@ -160,6 +161,16 @@ def test_it_is_served_with_a_servers_certificate_alone(lab: Lab) -> None:
         served_typed(lab.folder / "world", LIMITS, DreamConfig(), where="localhost:0", identity=lab.folder / "ana")
     with pytest.raises(BridgeError):
         WorldClient("localhost:1", lab.ids["ana"]).describe()
+
+
+def test_one_that_is_not_there_is_named_with_what_should_run_there(lab: Lab) -> None:
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        absent = WorldClient(address, lab.folder / "ana")
+        with pytest.raises(TransientBridgeError, match=rf"{address} is not reached; does `gymnast wm serve --grpc`"):
+            absent.describe()
+        absent.close()
 
 
 def test_while_others_are_dreamt_for_the_next_is_sent_away() -> None:
