@@ -138,3 +138,14 @@ def test_what_a_kind_of_world_model_does_not_have_is_refused(
     how = Distilling(DistilSettings(**settings), 0, tmp_path / "state")
     with pytest.raises(ConfigError, match=said):
         distil_world(make(tmp_path / "teacher"), [episode(0)], how, tmp_path / "student")
+
+
+def test_episodes_shorter_than_what_is_drawn_at_once_are_refused() -> None:
+    whole, n = episode(0), 3
+    short = replace(
+        whole, images={name: frames[: n + 1] for name, frames in whole.images.items()},
+        proprio_TP=whole.proprio_TP[: n + 1], actions_TA=whole.actions_TA[:n], time_ns_T=whole.time_ns_T[: n + 1],
+        policy_versions=whole.policy_versions[:n],
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="no episode has the 5 steps drawn at once, but at most 3"):
+        CompactDistiller(tiny_world_model(), clips_of([short], 64), CompactDistillation(iterations=1))

@@ -88,7 +88,7 @@ class CompactDistiller(ModelTrainer):
         ema: the averaged weights, what a checkpoint holds.
 
     Raises:
-        ConfigError: the student's steps do not divide the teacher's, or it would be wider.
+        ConfigError: the student's steps do not divide the teacher's, it would be wider, or every episode is too short.
     """
 
     stage, title = "distil", "distillation"
@@ -96,6 +96,8 @@ class CompactDistiller(ModelTrainer):
 
     def __init__(self, teacher: CompactWorldModel, clips: Clips, config: CompactDistillation) -> None:
         check_steps(config.sampling_steps, teacher.config.sampling_steps)
+        if (longest := clips.actions_NTA.shape[1]) < (drawn := teacher.config.horizon):
+            raise ConfigError(f"no episode has the {drawn} steps drawn at once, but at most {longest}; name longer")
         self.teacher, self.clips, self.config = teacher, clips, config
         self.student, self.ema = (_student(teacher, config) for _ in range(2))
         self._rng = np.random.default_rng(config.seed)
