@@ -34,6 +34,12 @@ PIECE = 10
 """Start states that a flow has evaluated in one turn, so that what is more urgent need not wait for all of them."""
 PUT_RIGHT = ("swap", "attach", "rollback")
 """What a flow that was stopped may still have to do."""
+IN_WORDS = {
+    "run_episode": "an episode", "evaluate": "start states", "practise": "practice",
+    "flush": "episodes on their way to the trainer", "wait_staged": "fetching checkpoints",
+    "swap": "another checkpoint", "attach": "attaching an adapter", "rollback": "rolling back",
+}  # fmt: skip
+"""What a queue shows of each kind of order."""
 
 
 class Turn(Protocol):
@@ -209,7 +215,7 @@ class OrderedRobot:
     def _give(self, kind: str, spec: JsonObject, timeout_s: float, withdrawn: Callable[[], bool] = never) -> JsonObject:
         """Order it, once it is the flow's turn and the robot has done what people at it run."""
         self._status()
-        with self.turn(kind.replace("_", " "), must=kind in PUT_RIGHT, withdrawn=withdrawn):
+        with self.turn(IN_WORDS[kind], must=kind in PUT_RIGHT, withdrawn=withdrawn):
             return self._given(kind, spec, timeout_s, withdrawn)
 
     def _given(self, kind: str, spec: JsonObject, timeout_s: float, withdrawn: Callable[[], bool]) -> JsonObject:

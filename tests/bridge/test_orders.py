@@ -11,9 +11,10 @@ import pytest
 
 from cloud_trainer.progress import ClosingError
 from cloud_trainer.service import OrderedRobot, Service
+from cloud_trainer.service.ordered_robot import IN_WORDS
 from cloud_trainer.service.orders import RobotOrders
 from gymnast_core.errors import ConfigError
-from gymnast_core.orders import EpisodeAnswer, Order, OrderError, OrderNews
+from gymnast_core.orders import KINDS, EpisodeAnswer, Order, OrderError, OrderNews
 from gymnast_core.wire.identity import Peer
 from gymnast_ros.uplink.reporter import Reporter, RobotNews
 
@@ -165,3 +166,7 @@ def test_a_robot_does_one_thing_at_a_time():
     assert orders.heard(who, OrderNews(order.order_id, done=True)) is None
     first.join(5)
     assert not first.is_alive()
+
+
+def test_a_queue_has_words_for_every_kind_of_order() -> None:
+    assert set(IN_WORDS) == set(KINDS)
