@@ -10,6 +10,7 @@ import numpy as np
 
 from cloud_trainer.judge.choice import read_judge
 from cloud_trainer.practice.judge_reward import JudgeReward
+from cloud_trainer.world_model.capabilities import declared_by
 from cloud_trainer.world_model.dit.sampler import SamplerConfig
 from cloud_trainer.world_model.gym import GymnastGymEnv, GymnastVectorEnv, Named
 from cloud_trainer.world_model.imagined import imagined_envs
@@ -94,7 +95,7 @@ def _dreaming(
 ) -> tuple[Env, Named]:  # fmt: skip
     """The environment, and what the Gymnasium form of it takes."""
     folder = Path(checkpoint)
-    recorded = _recorded(episodes, size=read_manifest(folder).config.get("image_size"))
+    recorded = _recorded(episodes, size=declared_by(read_manifest(folder)).image_size)
     dreaming = imagined_envs(folder, recorded, max_steps=max_steps, start_step=start_step, sampler=sampler)(rows)
 
     def first_frames() -> ByteArray:

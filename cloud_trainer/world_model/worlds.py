@@ -118,7 +118,7 @@ class DiTWorld:
     def __init__(self, world: WorldModel, codec: Codec, config: DreamConfig) -> None:
         """Wrap a loaded checkpoint; the window is the longest its network knows."""
         self._world, self._codec, self.batch_size = world, codec, config.batch_size
-        self._image_size = config.image_size or world.manifest.config.get("image_size")
+        self._image_size = config.image_size or declared_by(world.manifest).image_size
         window = world.model.config.max_frames
         sampler = SamplerConfig(
             steps=config.steps or world.sampling_steps,
