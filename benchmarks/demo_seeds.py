@@ -222,8 +222,8 @@ class Seed:
         return [Recorded(path, read_summary(path).end.outcome.value) for path in kept]
 
     def practise(self, policy: Path, number: int) -> dict[str, Any]:
-        """Record the policy in force, and run the trainer's improve job from the base on everything recorded so far."""
-        return self.improve(self.base, number, self.collect(policy, number), f"job-{number}", self.kinds, {})
+        """Run the trainer's improve job on everything recorded so far."""
+        return self.improve(policy, number, self.collect(policy, number), f"job-{number}", self.kinds, {})
 
     def improve(
         self,

@@ -88,9 +88,9 @@ class LoopConfig(Settings):
     """Episodes per task, round by round; the last number repeats. Falling numbers spend real episodes early."""
     grpo_iterations: Schedule = (10,)
     """Policy updates, round by round; the last number repeats."""
-    restart: bool = True
+    restart: bool = False
     """Practise in every round from the policy that the loop began with, in what is by then a better dream, rather than
-    from the one in force; the canary still asks for a candidate better than that one. False goes on from it."""
+    go on from the one in force; the canary still asks for a candidate better than that one."""
     choosing: Starts = 25
     """Start states per task of the canary: at most so many pairs a task, fewer once its rule decides."""
     evaluation: Starts = 50

@@ -136,10 +136,9 @@ class Demo:
         self.result |= {"after": counts(after), "difference": change, "rounds": number, "history": self.chain.rounds}
 
     def _spec(self, number: int) -> ImproveSpec:
-        """Every round practises from the base, in what is by then a better dream, as a loop does."""
         chain, seed = self.chain, self.config.seed * 100 + number
         return ImproveSpec(
-            policy=self.base, world_model=chain.world_model, judge=chain.judge, seed=seed,
+            policy=chain.policy, world_model=chain.world_model, judge=chain.judge, seed=seed,
             config=self.config.practising(self.config.improve), offer_to=(NAME,),
         )  # fmt: skip
 
