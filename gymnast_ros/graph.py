@@ -119,10 +119,7 @@ class GraphConfig(Settings):
         if self.trainer and self.identity is None and not self.insecure:
             raise ConfigError("a trainer needs identity (folder with cert.pem, key.pem, ca.pem), or insecure")
         if self.judge and not self.trainer:
-            raise ConfigError(
-                "the judge runs at the trainer; name that with --trainer HOST:PORT (of a launch file "
-                "trainer:=HOST:PORT), or leave judge empty"
-            )
+            raise ConfigError("the judge runs at the trainer: --trainer HOST:PORT (launch file: trainer:=HOST:PORT)")
         if self.camera and self.robot == "sim":
             raise ConfigError("the simulated arm brings its own camera; camera is for robot:=widowx")
         check_rates(self.rate_hz, self.policy_hz, simulated=self.robot == "sim")
