@@ -13,6 +13,7 @@ from cloud_trainer.jobs.improve import improve
 from cloud_trainer.practice.imagine import RecordedActions, imagine, imagine_from, join_rollouts
 from cloud_trainer.practice.kept_rollouts import read_rollouts
 from cloud_trainer.progress import CancelledError
+from cloud_trainer.world_model.capabilities import CAPABILITIES
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.dit.checkpoint import load_world_model, save_world_model
 from cloud_trainer.world_model.dit.codec import CodecConfig, IdentityCodec
@@ -22,7 +23,7 @@ from gymnast_core.errors import CheckpointError, ConfigError, NotTrustedError
 from gymnast_core.jobs import ImproveSettings
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.policies.openvla.published import read_published
-from gymnast_core.records.manifest import read_manifest
+from gymnast_core.records.manifest import read_checkpoint, read_manifest, write_checkpoint
 from tests.cloud.jobs import TINY, TINY_SCENE, job_of, scene_job
 from tests.cloud.learning_fakes import episode, tiny_world
 from tests.cloud.openai_server import OpenAiServer
@@ -175,6 +176,20 @@ def test_an_interrupted_refinement_of_a_dit_ends_with_the_same_weights(tmp_path)
     with pytest.raises(CancelledError, match="after 2 of 3"):
         refine(tmp_path / "cut", tmp_path / "b", cancelled=lambda: next(asked))
     assert refine(tmp_path / "cut", tmp_path / "b").weights_sha256 == whole.weights_sha256
+
+
+def test_a_refined_dit_declares_what_its_parent_did(tmp_path):
+    described, weights = read_checkpoint(save_dit(tmp_path / "plain"))
+    able = {**described.config[CAPABILITIES], "seeded": False, "rate_hz": 10.0}
+    parent = write_checkpoint(
+        tmp_path / "parent", weights, kind="world_model", architecture=described.architecture,
+        config={**described.config, CAPABILITIES: able},
+    )  # fmt: skip
+    how = Refinement(1, 1e-3, seed=1, state=tmp_path / "state")
+    refine_world(tmp_path / "parent", [episode(seed) for seed in range(3)], how, tmp_path / "child")
+    child = read_manifest(tmp_path / "child")
+    assert child.parents == (parent.id,)
+    assert {**child.config[CAPABILITIES], "domains": []} == {**able, "domains": []}
 
 
 def test_a_dit_passes_the_same_gate(lab, tmp_path):

@@ -206,6 +206,11 @@ class DiTTrainer(ModelTrainer):
         kinds, domains = self.stream.learned
         if before is not None:
             kinds, domains = kinds | set(before.actions), tuple(sorted({*domains, *before.domains}))
+        able = self.model.config.capabilities(side, kinds, domains)
+        if before is not None:
+            able = able.changed(
+                rate_hz=before.rate_hz, frames_per_action=before.frames_per_action, seeded=before.seeded
+            )
         described = {"stage": "world_model", "steps": self.step, "seed": self.config.seed, **(lineage or {})}
         return save_world_model(
             folder,
@@ -214,7 +219,7 @@ class DiTTrainer(ModelTrainer):
             objective_name=self.config.objective,
             codec_config=codec_config,
             image_size=side,
-            capabilities=self.model.config.capabilities(side, kinds, domains),
+            capabilities=able,
             parents=parents,
             lineage=described,
         )
