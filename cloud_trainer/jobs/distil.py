@@ -18,7 +18,7 @@ from cloud_trainer.world_model.distillation import Distilling, distil_world
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.evaluation.statistics import bootstrap_difference
-from gymnast_core.jobs import DistilResult, DistilSpec
+from gymnast_core.jobs import DistilResult, DistilSettings, DistilSpec
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.policies.placement import device_of
 from gymnast_core.types import Episode
@@ -83,7 +83,7 @@ def distil(job: Job[DistilSpec]) -> DistilResult:
         )
         distil_world(teacher, episodes, how, out)
     inherit(teacher, out)  # also where a kill came between the two
-    found = compare(out, teacher, held_out, config.audited, teacher_steps=config.teacher_steps, seed=job.spec.seed)
+    found = compare(out, teacher, held_out, config, seed=job.spec.seed)
     found.require(config.most_lost_db)
     return DistilResult(
         register=(str(out),), episodes=len(episodes), folder=str(job.folder), world_model=found.student,
@@ -92,7 +92,7 @@ def distil(job: Job[DistilSpec]) -> DistilResult:
 
 
 def compare(
-    student: Path, teacher: Path, held_out: Sequence[Episode], most: int, *, teacher_steps: int, seed: int
+    student: Path, teacher: Path, held_out: Sequence[Episode], settings: DistilSettings, *, seed: int
 ) -> Compared:
     """Audit the dreams of both, frame by frame, on the same held-out episodes.
 
@@ -100,12 +100,13 @@ def compare(
         student: checkpoint folder.
         teacher: checkpoint folder.
         held_out: recorded.
-        most: at most so many of them are dreamt.
-        teacher_steps: of a DiT as teacher.
+        settings: how many of them are dreamt, where, and how a DiT as teacher draws: as it did when it taught.
         seed: of the dreams.
     """
-    chosen, config = spread_over(held_out, most), NO_WORSE.changed(pictures=most)
-    worlds = (load_world(student), load_world(teacher, DreamConfig(steps=teacher_steps)))
+    chosen, config = spread_over(held_out, settings.audited), NO_WORSE.changed(pictures=settings.audited)
+    own = DreamConfig(device=settings.device)
+    taught = own.changed(steps=settings.teacher_steps, guidance=settings.guidance)
+    worlds = (load_world(student, own), load_world(teacher, taught))
     ours, theirs = (
         run_audit(world.dreamer(), chosen, judge=None, config=config, model=world.version, seed=seed)
         for world in worlds

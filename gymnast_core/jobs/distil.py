@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from gymnast_core.jobs.practice import Guidance
 from gymnast_core.jobs.spec import JobResult, JobSpec
 from gymnast_core.settings import Count, Device, NotNegative, Positive, Settings
 
@@ -30,7 +31,7 @@ class DistilSettings(Settings):
     """Channels of a compact student at 1/2, 1/4 and 1/8 resolution, multiples of 8; none keeps the teacher's."""
     teacher_steps: Annotated[int, Field(ge=1, le=1000)] = 4
     """Of a DiT; a compact model knows its own."""
-    guidance: NotNegative = 1.0
+    guidance: Guidance = 1.0
     """Of a DiT as teacher; the student needs none."""
     most_episodes: Count = 2000
     """Only the newest so many give start frames and actions."""

@@ -34,6 +34,9 @@ EDITS = ("change_light", "change_colour", "change_background", "paste_objects")
 """Scene edits at hand; others are named as package.module:Factory."""
 
 
+Guidance = Annotated[float, Field(ge=0, le=100)]
+
+
 class DreamConfig(Settings):
     """How a DiT dreams in a job; a compact model leaves nothing to choose but how long."""
 
@@ -41,7 +44,7 @@ class DreamConfig(Settings):
 
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     """Denoising steps per frame; none is what the checkpoint was distilled to, else 10."""
-    guidance: Annotated[float, Field(ge=0, le=100)] = 1.0
+    guidance: Guidance = 1.0
     """Classifier-free guidance on actions; 1 is none."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 40
     """Rows dreamt together; more are dreamt one batch after the other. The key-value cache of the 608 M model takes

@@ -56,7 +56,7 @@ def distil_checkpoint(
     state = out.with_name(f"{out.name}.state")
     distil_world(teacher, learned, Distilling(settings, seed, state, device_of(settings.device), show), out)
     inherit(teacher, out)
-    found = compare(out, teacher, held_out, settings.audited, teacher_steps=settings.teacher_steps, seed=seed)
+    found = compare(out, teacher, held_out, settings, seed=seed)
     try:
         found.require(settings.most_lost_db)
     except NotTrustedError as error:
