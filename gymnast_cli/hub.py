@@ -41,6 +41,8 @@ def export(args: argparse.Namespace, console: Console) -> int:
         manifest = write_hub_folder(folder, args.out)
     elif not args.trainer:
         raise ConfigError(f"{args.checkpoint!r} is no folder; if it is an id, give --trainer HOST:PORT to ask for it")
+    elif args.out.exists():  # before anything is downloaded
+        raise CheckpointError(f"{args.out} exists; name a folder that does not")
     else:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with trainer(args) as there, tempfile.TemporaryDirectory(prefix=".export-", dir=args.out.parent) as work:
@@ -60,6 +62,8 @@ def take_in(args: argparse.Namespace, console: Console) -> int:
 
     if args.into is None and not args.trainer:
         raise ConfigError("where to? give --trainer HOST:PORT to take it in there, or --into FOLDER for a checkpoint")
+    if args.into is not None and args.into.exists():
+        raise ConfigError(f"{args.into} exists; checkpoints are immutable, name a folder that does not")
     with tempfile.TemporaryDirectory(prefix=".import-", dir=_beside(args.into)) as work:
         checkpoint = Path(work) / "checkpoint"
         manifest, origin = read_hub_folder(args.folder, checkpoint)
@@ -69,8 +73,6 @@ def take_in(args: argparse.Namespace, console: Console) -> int:
             raise CheckpointError(str(error).replace(str(checkpoint), str(args.folder))) from error
         said = {"checkpoint_id": manifest.id, "from": origin.name, "card_sha256": origin.card_sha256}
         if args.into is not None:
-            if args.into.exists():
-                raise ConfigError(f"{args.into} exists; checkpoints are immutable, name a folder that does not")
             checkpoint.rename(args.into)
             emit(args, console, {**said, "folder": str(args.into)}, f"{args.into}: {manifest.id}, verified")
             return 0

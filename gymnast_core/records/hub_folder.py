@@ -6,11 +6,12 @@ safetensors are read, whatever else lies in the folder.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -78,20 +79,31 @@ def write_hub_folder(checkpoint: Path, out: Path, measured: Sequence[Measured] =
         raise CheckpointError(f"{out} exists; name a folder that does not")
     manifest = verify_checkpoint(checkpoint)
     card = model_card(manifest, [*measured_in(manifest), *measured])
-    staging = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
     config = {
         "library_name": LIBRARY, "format_version": FORMAT_VERSION, "checkpoint_id": manifest.id,
         **json.loads(manifest.to_bytes()),
     }  # fmt: skip
-    (staging / CONFIG_NAME).write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
-    shutil.copyfile(checkpoint / WEIGHTS_NAME, staging / MODEL_NAME)
-    if (checkpoint / BOUNDS_NAME).is_file():
-        shutil.copyfile(checkpoint / BOUNDS_NAME, staging / BOUNDS_NAME)
-    (staging / CARD_NAME).write_text(card, encoding="utf-8")
-    staging.rename(out)
+    with _whole(out) as staging:
+        (staging / CONFIG_NAME).write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+        shutil.copyfile(checkpoint / WEIGHTS_NAME, staging / MODEL_NAME)
+        if (checkpoint / BOUNDS_NAME).is_file():
+            shutil.copyfile(checkpoint / BOUNDS_NAME, staging / BOUNDS_NAME)
+        (staging / CARD_NAME).write_text(card, encoding="utf-8")
     return manifest
+
+
+@contextlib.contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """Lend a folder that becomes the target; what is left where that fails is deleted."""
+    staging = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        staging.rename(target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
 
 
 def read_hub_folder(folder: Path, into: Path) -> tuple[Manifest, HubOrigin]:
@@ -112,19 +124,12 @@ def read_hub_folder(folder: Path, into: Path) -> tuple[Manifest, HubOrigin]:
         raise CheckpointError(f"{into} exists; checkpoints are immutable, name a folder that does not")
     manifest = _manifest(folder)
     _check_sizes(folder, manifest)
-    staging = into.with_name(f".{into.name}.partial-{os.getpid()}")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
+    with _whole(into) as staging:
         shutil.copyfile(folder / MODEL_NAME, staging / WEIGHTS_NAME)
         (staging / MANIFEST_NAME).write_bytes(manifest.to_bytes())
         if (folder / BOUNDS_NAME).is_file():
             shutil.copyfile(folder / BOUNDS_NAME, staging / BOUNDS_NAME)
         _check_weights(folder, staging, manifest)
-        staging.rename(into)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     card = folder / CARD_NAME
     digest = hashlib.sha256(card.read_bytes()).hexdigest() if card.is_file() else ""
     return manifest, HubOrigin(one_line(folder.resolve().name)[:MOST_NAME], digest)

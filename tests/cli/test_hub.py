@@ -140,6 +140,16 @@ def test_what_does_not_fit_is_refused_by_name_and_leaves_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_an_export_that_fails_half_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gymnast_core.records.hub_folder.shutil.copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_hub_folder(SHIPPED / "judge", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_of_something_else_is_sent_to_what_reads_it(gymnast: Gymnast, tmp_path: Path) -> None:
     folder = Path(__file__).parents[1] / "data" / "openvla_tiny"
     said = gymnast("weights", "import", folder, "--into", tmp_path / "back", code=1)
