@@ -17,6 +17,7 @@ from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.trial import has_won
 from gymnast_core.queue import QueueKind
+from gymnast_core.wire.errors import NotFoundError
 
 
 class ArmEngine(AdaptationEngine, TrialEngine, Protocol):
@@ -72,13 +73,18 @@ class Flows:
             row = next((row for row in self.trials.views(tenant) if row["trial_id"] == flow), None)
             return "" if row is None or row["state"] == "running" else row["reason"] or row["state"]
         if kind == "loop":
-            loop = next((view for view in self.loops.of(tenant) if view.name == flow), None)
-            if loop is None or loop.state != RUNNING:
-                return "" if loop is None else loop.reason or loop.state
+            try:
+                loop = self.loops.get(tenant, flow)
+            except NotFoundError:
+                return ""
+            if loop.state != RUNNING:
+                return loop.reason or loop.state
             return "stopped" if stopping and loop.stopping else ""
-        view = next((one.view for one in self.adaptations.of(tenant) if one.view.adaptation_id == flow), None)
-        ended = view is not None and (view.stage.over or (stopping and view.cancel_requested))
-        return view.stage.value if view is not None and ended else ""
+        try:
+            view = self.adaptations.get(tenant, flow).view
+        except NotFoundError:
+            return ""
+        return view.stage.value if view.stage.over or (stopping and view.cancel_requested) else ""
 
     def left_s(self, tenant: str, kind: QueueKind, flow: str, turn_s: float) -> float:
         """Return how long a flow still takes at most, by what it did so far (s); 0 where nobody can say.
