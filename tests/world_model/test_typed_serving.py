@@ -184,7 +184,7 @@ def test_while_others_are_dreamt_for_the_next_is_sent_away() -> None:
             go_on.wait(60)
             raise ApiError("INVALID_ARGUMENT", "slow and refused")
 
-    predictions = TypedPredictions(Slow(), 64)  # type: ignore[arg-type]  # as much of a predictor as is asked
+    predictions = TypedPredictions(Slow())  # type: ignore[arg-type]  # as much of a predictor as is asked
     message = worlds_pb2.WorldPredictRequest(
         request_id=str(uuid.uuid4()), model_version="slow", samples=[worlds_pb2.WorldSample(sample_id="a")]
     )

@@ -54,7 +54,7 @@ def served_world(
     if identity is not None:
         _server_identity(identity)
     secret = "" if token is None else read_token(token)
-    predictor, _ = _predictor(folder, limits, dream)
+    predictor = _predictor(folder, limits, dream)
     app = create_app(predictor, secret)
     return PageServer(app, host=host, port=port, identity=identity), predictor.version
 
@@ -77,8 +77,8 @@ def served_typed(
         CheckpointError: no world model.
     """
     own = _server_identity(identity)
-    predictor, size = _predictor(folder, limits, dream)
-    return WorldServer(TypedPredictions(predictor, size), where, own), predictor.version
+    predictor = _predictor(folder, limits, dream)
+    return WorldServer(TypedPredictions(predictor), where, own), predictor.version
 
 
 def _server_identity(folder: Path) -> Identity:
@@ -91,7 +91,7 @@ def _server_identity(folder: Path) -> Identity:
     return identity
 
 
-def _predictor(folder: Path, limits: PredictLimits, dream: DreamConfig) -> tuple[Predictor, int]:
+def _predictor(folder: Path, limits: PredictLimits, dream: DreamConfig) -> Predictor:
     world = load_world(folder, dream)
     require_horizon(capabilities_of(folder), world.version, limits.horizon, "--horizon")
-    return Predictor(world, limits, WIDOWX_250S), world.image_size
+    return Predictor(world, limits, WIDOWX_250S)

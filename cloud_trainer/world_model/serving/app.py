@@ -12,7 +12,14 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from cloud_trainer.progress import CancelledError
-from cloud_trainer.world_model.serving.messages import API_VERSION, ApiError, PredictAnswer, Prediction, PredictRequest
+from cloud_trainer.world_model.serving.messages import (
+    API_VERSION,
+    ApiError,
+    PredictAnswer,
+    Prediction,
+    PredictRequest,
+    invalid,
+)
 from cloud_trainer.world_model.serving.predictor import Predictor
 from cloud_trainer.world_model.serving.seen import SeenRequests
 from cloud_trainer.world_model.starts import StartState
@@ -136,9 +143,7 @@ def _read(body: bytes) -> PredictRequest:
     try:
         return PredictRequest.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        raise ApiError("INVALID_ARGUMENT", f"{place or 'the request'}: {first['msg']}"[:500]) from error
+        raise invalid(error) from error
 
 
 def _told(request: Request, error: ApiError) -> JSONResponse:

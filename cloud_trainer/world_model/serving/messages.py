@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 API_VERSION = "1.0"
 STATUSES = {
@@ -32,6 +32,13 @@ class ApiError(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code, self.status, self.retryable = code, STATUSES[code], code in RETRYABLE
+
+
+def invalid(error: ValidationError, where: str = "") -> ApiError:
+    """Return what is answered to a request whose fields, below `where`, make no sense: the first of them."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = where + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    return ApiError("INVALID_ARGUMENT", f"{place.lstrip('.') or 'the request'}: {first['msg']}"[:500])
 
 
 class _Message(BaseModel):

@@ -64,7 +64,7 @@ class Predictor:
 
     def __init__(self, world: World, limits: PredictLimits, robot: RobotSpec) -> None:
         self.version, self.limits = world.version, limits
-        self._world, self._size = world, world.image_size
+        self._world, self.image_size = world, world.image_size
         self._low_A, self._high_A = robot.action_low_A, robot.action_high_A
 
     def capabilities(self) -> dict[str, JsonValue]:
@@ -75,7 +75,7 @@ class Predictor:
             "profiles": [{
                 "profile_id": PROFILE,
                 "image": {
-                    "encoding": "png_base64", "color_space": "RGB", "height": self._size, "width": self._size,
+                    "encoding": "png_base64", "color_space": "RGB", "height": self.image_size, "width": self.image_size,
                     "channels": 3,
                 },
                 "context_frames": {"min": 1, "max": CONTEXT_FRAMES},
@@ -145,7 +145,7 @@ class Predictor:
             raise ApiError("INVALID_ARGUMENT", f"{where}.context.states is missing; this model needs the arm's pose")
         pose_P = _table(states, f"{where}.context.states", known, PROPRIO_DIM)[-1]
         frames = [
-            to_frame(picture, f"{where}.context.frames[{index}]", self._size)
+            to_frame(picture, f"{where}.context.frames[{index}]", self.image_size)
             for index, picture in enumerate(context.frames)
         ]
         past = frames[1:-1]

@@ -10,7 +10,15 @@ from collections.abc import Callable, Sequence
 from pydantic import ValidationError
 
 from cloud_trainer.progress import CancelledError
-from cloud_trainer.world_model.serving.messages import API_VERSION, ApiError, Context, Picture, PredictRequest, Sample
+from cloud_trainer.world_model.serving.messages import (
+    API_VERSION,
+    ApiError,
+    Context,
+    Picture,
+    PredictRequest,
+    Sample,
+    invalid,
+)
 from cloud_trainer.world_model.serving.predictor import CONTEXT_FRAMES, PROFILE, Predictor
 from cloud_trainer.world_model.serving.seen import SeenRequests
 from gymnast_core.errors import CorruptError, GymnastError
@@ -31,18 +39,17 @@ class TypedPredictions:
 
     Args:
         predictor: checks and dreams.
-        image_size: pixels a side.
     """
 
-    def __init__(self, predictor: Predictor, image_size: int) -> None:
-        self._predictor, self._image_size, self._seen = predictor, image_size, SeenRequests()
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor, self._seen = predictor, SeenRequests()
         self._places = threading.BoundedSemaphore(predictor.limits.concurrency)
 
     def describe(self) -> worlds_pb2.WorldDescription:
         """Return what the model takes, and how much of it."""
         limits = self._predictor.limits
         return worlds_pb2.WorldDescription(
-            model_version=self._predictor.version, image_size=self._image_size, context_frames=CONTEXT_FRAMES,
+            model_version=self._predictor.version, image_size=self._predictor.image_size, context_frames=CONTEXT_FRAMES,
             horizon=limits.horizon, batch=limits.batch, request_bytes=limits.request_bytes,
             concurrency=limits.concurrency, timeout_s=limits.timeout_s,
         )  # fmt: skip
@@ -96,9 +103,7 @@ def _asked(request: worlds_pb2.WorldPredictRequest) -> PredictRequest:
              "model_version": request.model_version, "samples": samples}
         )  # fmt: skip
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ApiError("INVALID_ARGUMENT", f"{place or 'the request'}: {first['msg']}"[:500]) from error
+        raise invalid(error) from error
 
 
 def _sample(sample: worlds_pb2.WorldSample, where: str) -> Sample:
@@ -111,9 +116,7 @@ def _sample(sample: worlds_pb2.WorldSample, where: str) -> Sample:
         actions = _rows(sample.actions, ACTION_DIM, f"{where}.actions")
         return Sample(sample_id=sample.sample_id, seed=sample.seed, context=context, actions=actions)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ApiError("INVALID_ARGUMENT", f"{where}.{place}: {first['msg']}"[:500]) from error
+        raise invalid(error, where) from error
 
 
 def _picture(data: bytes, where: str) -> Picture:
