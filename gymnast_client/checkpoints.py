@@ -6,6 +6,7 @@ import builtins
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gymnast_client.checkpoint_upload import upload_checkpoint
 from gymnast_client.client import Client, same_fields
@@ -13,11 +14,13 @@ from gymnast_client.download import BlobDownload
 from gymnast_client.reading import read_object
 from gymnast_core.json_values import JsonObject
 from gymnast_core.records.gate_record import GateRecord, GateRun
-from gymnast_core.records.hub_folder import HubOrigin
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.records.release import Release
 from gymnast_core.records.signing import SignedDocument
 from gymnast_core.wire.gymnast.v1 import checkpoints_pb2, checkpoints_pb2_grpc, weights_pb2, weights_pb2_grpc
+
+if TYPE_CHECKING:  # what it takes along, few clients need
+    from gymnast_core.records.hub_folder import HubOrigin
 
 _WHY_DEADLINE_S = 120.0
 _OFFER_DEADLINE_S = 120.0

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
 import grpc
 import numpy as np
 
@@ -16,7 +15,7 @@ from gymnast_client.client import same_fields
 from gymnast_core.arm.targets import commanded_proprioception
 from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ShapeError, TransientBridgeError
-from gymnast_core.pictures import decode_picture
+from gymnast_core.pictures import decode_picture, encode_png
 from gymnast_core.types import ACTION_DIM, PROPRIO_DIM, ByteArray, FloatArray
 from gymnast_core.wire.channel import UNARY_DEADLINE_S, domain_error, open_channel
 from gymnast_core.wire.gymnast.v1 import worlds_pb2, worlds_pb2_grpc
@@ -160,12 +159,7 @@ def _message(sample: WorldSample, name: str) -> worlds_pb2.WorldSample:
         if array.shape != shape:
             raise ShapeError(f"{what} must be {shape}, got {array.shape}")
     return worlds_pb2.WorldSample(
-        sample_id=name, seed=sample.seed, frames=[_png(frame) for frame in sample.frames_FHWC],
+        sample_id=name, seed=sample.seed, frames=[encode_png(frame) for frame in sample.frames_FHWC],
         led=led.ravel().tolist(), states=sample.states_FP.ravel().tolist(), instruction=sample.instruction,
         actions=sample.actions_TA.ravel().tolist(),
     )  # fmt: skip
-
-
-def _png(frame_HWC: ByteArray) -> bytes:
-    _, data = cv2.imencode(".png", frame_HWC[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    return bytes(data)

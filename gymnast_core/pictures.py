@@ -12,7 +12,7 @@ import struct
 import cv2
 import numpy as np
 
-from gymnast_core.errors import CorruptError
+from gymnast_core.errors import ContractError, CorruptError
 from gymnast_core.types import ByteArray
 
 MAX_IMAGE_SIDE = 4096
@@ -23,6 +23,18 @@ _JPEG_START = b"\xff\xd8"
 _START_OF_SCAN = 0xDA
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _TABLES = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})  # DHT, DQT, DRI, COM, APPn
+
+
+def encode_png(frame_HWC: ByteArray) -> bytes:
+    """Return an RGB frame as PNG, quickly rather than small.
+
+    Raises:
+        ContractError: it is no picture.
+    """
+    done, data = cv2.imencode(".png", cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise ContractError(f"a frame of {frame_HWC.shape} cannot be encoded")
+    return bytes(data)
 
 
 def picture_size(data: bytes | memoryview) -> tuple[int, int]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
 
 from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
 from gymnast_core.episodes.writer import encode_jpeg
 from gymnast_core.errors import ContractError
 from gymnast_core.outcome import Judgement
-from gymnast_core.pictures import decode_picture, picture_size
+from gymnast_core.pictures import decode_picture, encode_png, picture_size
 from gymnast_core.types import ByteArray, IntArray, Outcome
 from gymnast_core.wire.errors import InvalidMessageError, TooLargeError
 from gymnast_core.wire.gymnast.v1 import judge_pb2
@@ -63,7 +62,7 @@ def request_with(
         scene: where it stands.
         lossless: as PNG, for frames that were compressed before.
     """
-    encode = _png if lossless else encode_jpeg
+    encode = encode_png if lossless else encode_jpeg
     pictures = [encode(np.asarray(frame_HWC)) for frame_HWC in frames]
     return judge_pb2.JudgeRequest(
         instruction=instruction, scene=scene, frame_steps=steps.tolist(),
@@ -134,10 +133,3 @@ def judgement_from(reply: judge_pb2.JudgeReply) -> Judgement:
         return Judgement(Outcome(reply.outcome), reply.score, reply.frame, reply.judge, reply.reason)
     except (ValueError, ContractError) as error:
         return Judgement.abstain(f"the answer is no judgement: {error}", judge=reply.judge)
-
-
-def _png(frame_HWC: ByteArray) -> bytes:
-    done, data = cv2.imencode(".png", cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not done:
-        raise ContractError(f"a frame of {frame_HWC.shape} cannot be encoded")
-    return bytes(data)
