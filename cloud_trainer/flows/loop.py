@@ -92,19 +92,19 @@ class Loop:
         """
         self._shows.step("queue")
         self._engine.begin(self.robots, self._errand, self._ended, self._shows.advance)
-        self.policy = self._first = first = self._once("start", self._running)
-        before, _ = self._episodes.evaluate("0/evaluate", first)
+        self.policy = self._first = self._once("start", self._running)
+        before, _ = self._episodes.evaluate("0/evaluate", self._first)
         latest, reason = before, ""
         for number in range(1, self.config.rounds + 1):
             reason = self._stop_reason(latest)
             if reason:
                 break
             latest = self._round(number, latest)
-            self._write(first, before, latest, "running")
+            self._write(before, latest, "running")
         reason = reason or self._stop_reason(latest) or "all rounds done"
         self._shows.step("reach")
         behind = self._fleet.settle(self.policy, REACH_S)
-        return self._write(first, before, latest, reason, behind)
+        return self._write(before, latest, reason, behind)
 
     def _round(self, number: int, latest: Trials) -> Trials:
         row: LoopRound = {"round": number, "policy": self.policy, "before": counts(latest)}
@@ -259,11 +259,11 @@ class Loop:
         return stop_reason(self.config.stop, counts(latest), self.rounds, self._episodes.count, self._file.seconds)
 
     def _write(
-        self, first: str, before: Trials, latest: Trials, state: str, behind: Mapping[str, str] = MappingProxyType({})
+        self, before: Trials, latest: Trials, state: str, behind: Mapping[str, str] = MappingProxyType({})
     ) -> LoopHistory:
         history: LoopHistory = {
             "name": self.config.name, "robots": list(self.robots), "state": state, "behind": dict(behind),
-            "base_policy": first, "policy": self.policy, "world_model": self.world_model,
+            "base_policy": self._first, "policy": self.policy, "world_model": self.world_model,
             "judge": self.judge, "rounds": self.rounds, "episodes": self._episodes.count,
             "seconds": round(self._file.seconds, 1), "before": counts(before), "after": counts(latest),
             "difference": difference(before, latest),

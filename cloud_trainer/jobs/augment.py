@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -39,27 +40,25 @@ def augmented(job: Job[ImproveSpec], training: Training, dream: Dream, starts: S
     config = job.spec.config.augment
     if config is None:
         return training
-    recorded = _recorded(job, training, dream)
+    recorded = functools.cache(lambda: _recorded(job, training, dream))  # not read where all candidates are there
     found = tuple(_augmented(job, config, candidate, dream, starts, recorded) for candidate in training.candidates)
     return replace(training, candidates=found)
 
 
 def _recorded(job: Job[ImproveSpec], training: Training, dream: Dream) -> list[Asked]:
     """Return recorded frames and instructions: the candidates are of one kind, which sees the same of them."""
-    if not training.candidates:
-        return []
     policy = load_trainable(training.candidates[0].folder, device=job.spec.config.device)
     return [asked_in(dream.parts[name], policy) for name in PARTS if len(dream.parts[name])]
 
 
 def _augmented(
     job: Job[ImproveSpec], config: AugmentChoices, candidate: TrainedCandidate, dream: Dream,
-    starts: Sequence[StartState], recorded: Sequence[Asked],
+    starts: Sequence[StartState], recorded: Callable[[], Sequence[Asked]],
 ) -> TrainedCandidate:  # fmt: skip
     manifest, out = read_manifest(candidate.folder), candidate.folder.with_name(f"augmented-{candidate.iteration:02d}")
     if not out.exists():
         policy, teacher = (load_trainable(candidate.folder, device=job.spec.config.device) for _ in range(2))
-        images, texts = _joined([*recorded, *_imagined(job, teacher, dream, starts, config.imagined)])
+        images, texts = _joined([*recorded(), *_imagined(job, teacher, dream, starts, config.imagined)])
         AugmentTrainer(policy, teacher, images, texts, config, seed=job.spec.seed).run(
             state=out.with_suffix(".state"), progress=job.progress, cancelled=job.cancelled
         )

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from cloud_trainer.progress import Cancelled, Progress, never, silent
 from cloud_trainer.training import Descent, ModelTrainer
 from cloud_trainer.world_model.compact.data import Clips, median_background
-from cloud_trainer.world_model.compact.train import WorldModelTraining, loss_weights
+from cloud_trainer.world_model.compact.train import WorldModelTraining, follow, loss_weights
 from cloud_trainer.world_model.planner.model import CompactPlanner
 from cloud_trainer.world_model.planner.network import PlannerConfig
 from gymnast_core.errors import ConfigError
@@ -121,9 +121,7 @@ class PlannerTrainer(ModelTrainer):
     @torch.no_grad()
     def after_step(self) -> None:
         """Draw the averaged weights towards the new ones."""
-        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        averaged: list[Tensor] = list(self.ema.network.parameters())
-        torch._foreach_lerp_(averaged, list(self.planner.network.parameters()), 1 - decay)
+        follow(self.ema.network, self.planner.network, self.config.ema, self.step)
 
 
 class InverseTrainer(ModelTrainer):
