@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.ceiling import Tried
 from benchmarks.demo_seeds import Seed
 from benchmarks.flow_seeds import interval
 from benchmarks.sight import FIRST, PRACTISED
 from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.seeds import evaluation_seeds
-from gymnast_core.evaluation.results import Trials, counts, difference
+from gymnast_core.evaluation.results import difference
 
 ARMS = ("restarted", "going on")
 """The first that is practised in a round refines world model and judge; the others take what it left."""
@@ -92,8 +93,8 @@ class Rounds:
         self._evaluate("base", seed.base)
         before = self._in_force(number - 1)
         self._evaluate("round 1" if number == 2 else f"{name}: round {number - 1}, {self._args.arm}", before)
-        if len(seed.recorded(number)) == len(seed.recorded(number - 1)):
-            seed.collect(before, number)
+        if len(seed.recorded(number)) < number * len(TASKS) * seed.config.episodes:
+            seed.collect(before, number)  # those that are there are kept
         policy = seed.base if arm == "restarted" else before
         if arm == ARMS[0]:
             job = self._improve(number, arm, policy, self._dream(number - 1), self._args.config)
@@ -127,7 +128,9 @@ class Rounds:
             seed = self._seed
             won = seed.evaluate(policy, seeds=evaluation_seeds(seed.seed, self._args.starts))
             self.result["trials"][name] = [[task, start, bool(success)] for (task, start), success in won.items()]
-            self._path.write_text(json.dumps(self.result))
+            partial = self._path.with_suffix(".partial")
+            partial.write_text(json.dumps(self.result))
+            partial.rename(self._path)
             seed.say(f"{name}: {np.mean(list(won.values())):.3f}")
 
 
@@ -135,28 +138,18 @@ def table(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     """Return a markdown table: a row a policy, its gain over round 1 by seed."""
     heads = ("policy", "by seed", "mean [95 %, t over seeds]", "minus round 1, by seed [95 %, paired]", *TASKS)
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    trials = [{key: _trials(found) for key, found in row["trials"].items()} for row in rows]
-    for policy in dict.fromkeys(key for found in trials for key in found):
+    tried = [Tried.of(row["trials"]) for row in rows]
+    for policy in dict.fromkeys(key for one in tried for key in one.trials):
         if ":" in policy and not policy.startswith(f"{name}:"):
             continue
-        there = [found for found in trials if policy in found]
-        rates = [_rate(found[policy]) for found in there]
-        gains = [difference(found["round 1"], found[policy]) for found in there if policy != "round 1"]
+        there = [one for one in tried if policy in one.trials]
+        rates = [one.rate(policy) for one in there]
+        gains = [difference(one.trials["round 1"], one.trials[policy]) for one in there if policy != "round 1"]
         apart = " ".join(f"{gain['mean']:+.3f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" for gain in gains)
-        tasks = [f"{np.mean([_rate(found[policy], task) for found in there]):.2f}" for task in TASKS]
-        mean = interval(rates) if len(rates) > 1 else f"{rates[0]:.3f}"
-        lines.append(f"| {' | '.join([policy, ' '.join(f'{rate:.3f}' for rate in rates), mean, apart, *tasks])} |")
+        tasks = [f"{np.mean([one.rate(policy, task) for one in there]):.2f}" for task in TASKS]
+        by_seed = " ".join(f"{rate:.3f}" for rate in rates)
+        lines.append(f"| {' | '.join([policy, by_seed, interval(rates), apart, *tasks])} |")
     return "\n".join(lines)
-
-
-def _trials(kept: Sequence[Any]) -> Trials:
-    return {(task, start): won for task, start, won in kept}
-
-
-def _rate(trials: Trials, task: str | None = None) -> float:
-    count = counts(trials)
-    chosen = count if task is None else count["tasks"][task]
-    return float(chosen["successes"] / chosen["n"])
 
 
 if __name__ == "__main__":
