@@ -23,4 +23,5 @@ def jitter_share(ticks_ns: Sequence[int], period_ns: float) -> dict[str, float]:
 def still_target() -> tuple[EndEffectorTarget, FloatArray]:
     """Where the measuring arm stands."""
     target = EndEffectorTarget(np.array([0.28, 0.0, 0.12]), DEFAULT_ROTATION, 1.0)
-    return target, np.asarray(inverse(target.position_m, target.rotation, WIDOWX_250S.neutral_joints_rad), np.float32)
+    neutral_J = WIDOWX_250S.neutral_joints_rad
+    return target, np.asarray(inverse(target.position_m, target.rotation, neutral_J, spec=WIDOWX_250S), np.float32)

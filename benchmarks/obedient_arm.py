@@ -18,7 +18,7 @@ from gymnast_core.arm import kinematics
 from gymnast_core.arm.closed_form import joints_for
 from gymnast_core.arm.command_gate import ArmState, GateLimits
 from gymnast_core.arm.targets import DEFAULT_ROTATION, EndEffectorTarget
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import FloatArray
 
 Array = npt.NDArray[np.float64]
@@ -32,7 +32,8 @@ _REST = [0.0] * 7
 
 def _start(*position_m: float) -> tuple[EndEffectorTarget, Array]:
     position = np.array(position_m)
-    return EndEffectorTarget(position, DEFAULT_ROTATION, 1.0), kinematics.inverse(position, DEFAULT_ROTATION, _GUESS_J)
+    joints_J = kinematics.inverse(position, DEFAULT_ROTATION, _GUESS_J, spec=WIDOWX_250S)
+    return EndEffectorTarget(position, DEFAULT_ROTATION, 1.0), joints_J
 
 
 STARTS = (
@@ -81,7 +82,7 @@ class Ledger:
         found["joint_limits"] = int(beyond.any(axis=1).sum())
         fast = np.abs(joints_NJ - present_NJ).max(axis=1) > limits.joint_step_rad + 1e-6
         found["joint_velocity"] = int(fast.sum())
-        reached_NX, turned_NXX = forward(joints_NJ)
+        reached_NX, turned_NXX = forward(joints_NJ, spec)
         missed = np.abs(reached_NX - position_NX).max(axis=1) > 2e-4
         missed |= np.abs(turned_NXX - rotation_NXX).max(axis=(1, 2)) > 2e-3
         found["elsewhere"] = int(missed.sum())
@@ -107,10 +108,10 @@ class Arm:
         self._last = told
         if not any(told[:6]):
             return
-        target, _ = self.state.target.advanced(action_A)
+        target, _ = self.state.target.advanced(action_A, WIDOWX_250S)
         position, rotation = target.position_m.tolist(), target.rotation.tolist()
         present = self.state.target_joints_J.tolist()
-        joints = list(joints_for(position, rotation, present))
+        joints = list(joints_for(position, rotation, present, spec=WIDOWX_250S))
         self.ledger.moves.append((position, rotation, joints, present))
         self.state = replace(self.state, target=target, target_joints_J=np.array(joints))
 
@@ -124,12 +125,12 @@ class Arm:
         return self.state
 
 
-def forward(joints_NJ: Array) -> tuple[Array, Array]:
+def forward(joints_NJ: Array, spec: RobotSpec = WIDOWX_250S) -> tuple[Array, Array]:
     """Gripper positions (N, 3) and rotations (N, 3, 3) by the product of exponentials, axis by axis."""
     count = len(joints_NJ)
     rotation = np.broadcast_to(np.eye(3), (count, 3, 3))
     position = np.zeros((count, 3))
-    for joint, (*axis, vx, vy, vz) in enumerate(kinematics.SCREW_AXES_JX.tolist()):
+    for joint, (*axis, vx, vy, vz) in enumerate(spec.chain.screw_axes_JX.tolist()):
         x, y, z = axis
         skew = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
         angle = joints_NJ[:, joint, None, None]
@@ -137,4 +138,4 @@ def forward(joints_NJ: Array) -> tuple[Array, Array]:
         through = skew @ np.array([vx, vy, vz])  # the point of the axis nearest to the origin: w x v
         position = position + np.einsum("nab,nb->na", rotation, through - turn @ through)
         rotation = rotation @ turn
-    return position + rotation @ kinematics.HOME_M, rotation
+    return position + rotation @ spec.chain.home_X, rotation

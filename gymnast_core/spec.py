@@ -1,7 +1,10 @@
-"""What an arm can do, stated once: limits, rates, poses.
+"""What an arm is and can do, stated once: geometry, limits, rates, poses. Everything that computes for an arm asks it.
 
-Source: rail-berkeley/bridge_data_robot (action box, workspace, neutral pose, 5 Hz, effort limits in mA with their
-tolerance) and the WidowX 250s description (joint and velocity limits, screw axes live in gymnast_core.arm.kinematics).
+Source of the WidowX 250s: rail-berkeley/bridge_data_robot (action box, workspace, neutral pose, 5 Hz, effort limits in
+mA with their tolerance) and Interbotix/interbotix_ros_manipulators (links, joint and velocity limits).
+Source of the ViperX 300s: Interbotix/interbotix_ros_manipulators 41746ab, vx300s.urdf.xacro, vx300s.yaml and meshes
+(links, joint limits, sleep pose, sizes).
+Source of both motors' torque: ROBOTIS e-manual, stall torques at 12 V; Interbotix, specifications of the arms.
 """
 
 from __future__ import annotations
@@ -11,15 +14,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from gymnast_core.chain import ArmChain, LinkSizes
 from gymnast_core.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class RobotSpec:
-    """Limits and conventions of one arm. SI units, REP 103 frames.
+    """Geometry, limits and conventions of one arm. SI units, REP 103 frames.
 
     Attributes:
         name: robot model, as Interbotix spells it.
+        chain: where its joints are.
+        sizes: how thick it is.
         control_hz: control rate.
         max_translation_m: largest |dx|, |dy|, |dz| in one step.
         max_rotation_rad: largest |droll|, |dpitch|, |dyaw| in one step.
@@ -36,9 +42,12 @@ class RobotSpec:
         min_clearance_m: what gripper and links keep from table and arm whatever a gate is set to.
         max_deadman_s: longest silence that a gate may be set to bear.
         max_effort: per joint, in the unit of joint_states.effort; no gate may be set to bear more.
+        stall_nm: torque of each joint's motors, for simulators.
     """
 
     name: str
+    chain: ArmChain
+    sizes: LinkSizes
     control_hz: float
     max_translation_m: float
     max_rotation_rad: float
@@ -55,6 +64,7 @@ class RobotSpec:
     min_clearance_m: float
     max_deadman_s: float
     max_effort: tuple[float, ...]
+    stall_nm: tuple[float, ...]
 
     @property
     def step_s(self) -> float:
@@ -102,8 +112,19 @@ BASE_FRAME = "base_link"
 
 JOINT_NAMES = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 
+_NEARLY_PI = np.pi - 1e-5
+"""Limit of a joint that turns all the way, in the vendor's description; its driver refuses more."""
+
 WIDOWX_250S = RobotSpec(
     name="wx250s",
+    chain=ArmChain(
+        shoulder_z_m=0.11065, elbow_x_m=0.04975, elbow_z_m=0.25, forearm_roll_x_m=0.175, wrist_angle_x_m=0.075,
+        wrist_rotate_x_m=0.065, gripper_x_m=0.093575,
+    ),
+    sizes=LinkSizes(
+        palm_to_gripper_m=0.066, palm_half_width_m=0.05, elbow_radius_m=0.04, wrist_radius_m=0.035, palm_radius_m=0.02,
+        base_radius_m=0.07, arm_radius_m=0.03,
+    ),
     control_hz=5.0,
     max_translation_m=0.05,
     max_rotation_rad=0.25,
@@ -120,7 +141,44 @@ WIDOWX_250S = RobotSpec(
     min_clearance_m=0.0,
     max_deadman_s=5.0,
     max_effort=tuple(1.7 * value for value in (800.0, 1000.0, 600.0, 600.0, 600.0, 700.0)),
-)
+    stall_nm=(4.1, 8.2, 8.2, 4.1, 4.1, 1.5),
+)  # fmt: skip
+"""One XM430-W350 a joint, two at shoulder and elbow, an XL430-W250 at the wrist."""
+
+VIPERX_300S = RobotSpec(
+    name="vx300s",
+    chain=ArmChain(
+        shoulder_z_m=0.12705, elbow_x_m=0.05955, elbow_z_m=0.3, forearm_roll_x_m=0.2, wrist_angle_x_m=0.1,
+        wrist_rotate_x_m=0.069744, gripper_x_m=0.1072,
+    ),
+    sizes=LinkSizes(
+        palm_to_gripper_m=0.064, palm_half_width_m=0.075, elbow_radius_m=0.045, wrist_radius_m=0.045,
+        palm_radius_m=0.035, base_radius_m=0.1, arm_radius_m=0.04, finger_inset_m=0.0135,
+    ),
+    control_hz=5.0,
+    max_translation_m=0.05,
+    max_rotation_rad=0.25,
+    workspace_low_m=(0.12, -0.24, 0.0),
+    workspace_high_m=(0.54, 0.30, 0.36),
+    joint_low_rad=(-_NEARLY_PI, *np.deg2rad([-106.0, -101.0]).tolist(), -_NEARLY_PI, np.deg2rad(-107.0), -_NEARLY_PI),
+    joint_high_rad=(_NEARLY_PI, *np.deg2rad([72.0, 92.0]).tolist(), _NEARLY_PI, np.deg2rad(128.0), _NEARLY_PI),
+    joint_velocity_rad_s=np.pi,
+    neutral_joints_rad=(0.0, -0.6859, 0.4845, 0.0, 1.7722, 0.0),
+    sleep_joints_rad=(0.0, -1.85, 1.55, 0.0, 0.8, 0.0),
+    finger_closed_m=0.021,
+    finger_open_m=0.057,
+    table_heights_m=(-0.5, 0.3),
+    min_clearance_m=0.0,
+    max_deadman_s=5.0,
+    max_effort=(2600.0, 3250.0, 1950.0, 1950.0, 1950.0, 1190.0),
+    stall_nm=(10.6, 21.2, 21.2, 10.6, 10.6, 4.1),
+)  # fmt: skip
+"""One XM540-W270 a joint, two at shoulder and elbow (their second follows as its shadow), an XM430-W350 at the wrist.
+
+Nobody has measured two of its limits on an arm. The workspace is the WidowX's, longer by the ratio of the links (1.2),
+and not below the table, as its fingers reach 29 mm beyond the gripper's frame (the WidowX's 16 mm). The effort limits
+are the WidowX's shares of the motors' stall current, of an XM540's 4.4 A. Action box and rate are Bridge's.
+"""
 
 
 @dataclass(frozen=True)

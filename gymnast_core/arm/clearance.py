@@ -1,11 +1,10 @@
-"""How far the WidowX 250s is from the table and from itself, by kinematics alone.
+"""How far an arm is from the table and from itself, by kinematics alone.
 
 The arm is a chain of capsules between shoulder, elbow, wrist and gripper; links that share a joint are not compared.
 Frames: base_link, x forward, z up, origin under the waist; the table top is a height in it. Plain floats, because the
 gate asks with every command.
 
-Source: link offsets of wx250s in Interbotix/interbotix_ros_manipulators (interbotix_xsarm_descriptions).
-Segment distance: Ericson, Real-Time Collision Detection (2005), section 5.1.9.
+Source of the segment distance: Ericson, Real-Time Collision Detection (2005), section 5.1.9.
 """
 
 from __future__ import annotations
@@ -15,20 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gymnast_core.arm import closed_form
-from gymnast_core.arm.closed_form import SHOULDER_Z_M, WRIST_TO_GRIPPER_M
-
-PALM_TO_GRIPPER_M = 0.066
-"""From the finger carriage, the widest part of the gripper, to the gripper frame."""
-PALM_HALF_WIDTH_M = 0.05
-
-ELBOW_RADIUS_M = 0.04
-WRIST_RADIUS_M = 0.035
-PALM_RADIUS_M = 0.02
-BASE_RADIUS_M = 0.07
-ARM_RADIUS_M = 0.03
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 
 _FLOOR_M = (0.0, 0.0, 0.0)
-_SHOULDER_M = (0.0, 0.0, SHOULDER_Z_M)
 
 
 @dataclass(frozen=True)
@@ -51,20 +39,24 @@ def clearance_of(
     shoulder_rad: float,
     *,
     table_height_m: float = 0.0,
+    spec: RobotSpec = WIDOWX_250S,
 ) -> Clearance:
-    """Return the clearances of a gripper pose reached with these two joints; they alone decide where the elbow is."""
+    """Return an arm's clearances at a gripper pose reached with these two joints; they decide where the elbow is."""
+    chain, sizes = spec.chain, spec.sizes
+    hand_m, palm_m = chain.wrist_to_gripper_m, sizes.palm_to_gripper_m
+    shoulder = (0.0, 0.0, chain.shoulder_z_m)
     (ax, _, _), (ay, _, _), (az, across_z, _) = rotation
     x, y, z = gripper_m
-    elbow = closed_form.elbow(waist_rad, shoulder_rad)
-    wrist = (x - ax * WRIST_TO_GRIPPER_M, y - ay * WRIST_TO_GRIPPER_M, z - az * WRIST_TO_GRIPPER_M)
-    palm = (x - ax * PALM_TO_GRIPPER_M, y - ay * PALM_TO_GRIPPER_M, z - az * PALM_TO_GRIPPER_M)
+    elbow = closed_form.elbow(waist_rad, shoulder_rad, chain)
+    wrist = (x - ax * hand_m, y - ay * hand_m, z - az * hand_m)
+    palm = (x - ax * palm_m, y - ay * palm_m, z - az * palm_m)
     middle = ((elbow[0] + wrist[0]) / 2, (elbow[1] + wrist[1]) / 2, (elbow[2] + wrist[2]) / 2)
-    palm_drop = abs(across_z) * PALM_HALF_WIDTH_M + PALM_RADIUS_M
-    lowest = min(elbow[2] - ELBOW_RADIUS_M, wrist[2] - WRIST_RADIUS_M, palm[2] - palm_drop)
+    palm_drop = abs(across_z) * sizes.palm_half_width_m + sizes.palm_radius_m
+    lowest = min(elbow[2] - sizes.elbow_radius_m, wrist[2] - sizes.wrist_radius_m, palm[2] - palm_drop)
     gap = min(
-        segment_distance(wrist, gripper_m, _FLOOR_M, _SHOULDER_M) - BASE_RADIUS_M - ARM_RADIUS_M,
-        segment_distance(middle, wrist, _FLOOR_M, _SHOULDER_M) - BASE_RADIUS_M - ARM_RADIUS_M,
-        segment_distance(palm, gripper_m, _SHOULDER_M, elbow) - 2 * ARM_RADIUS_M,
+        segment_distance(wrist, gripper_m, _FLOOR_M, shoulder) - sizes.base_radius_m - sizes.arm_radius_m,
+        segment_distance(middle, wrist, _FLOOR_M, shoulder) - sizes.base_radius_m - sizes.arm_radius_m,
+        segment_distance(palm, gripper_m, shoulder, elbow) - 2 * sizes.arm_radius_m,
     )
     return Clearance(lowest - table_height_m, gap)
 

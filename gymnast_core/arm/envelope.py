@@ -189,7 +189,7 @@ class Envelope:
     def _clearance(self, target: EndEffectorTarget, joints: Sequence[float]) -> Clearance:
         return clearance_of(
             target.position_m.tolist(), target.rotation.tolist(), joints[0], joints[1],
-            table_height_m=self.limits.table_height_m,
+            table_height_m=self.limits.table_height_m, spec=self.limits.spec,
         )  # fmt: skip
 
 

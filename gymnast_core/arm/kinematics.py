@@ -1,35 +1,25 @@
-"""Where the WidowX 250s' gripper is for which joint angles, and which joint angles put it where it should be.
+"""Where an arm's gripper is for which joint angles, and which joint angles put it where it should be.
 
 Product of exponentials in the space frame (Lynch and Park, Modern Robotics, eq. 4.14 and 5.11), numpy only.
 Frames: x forward, y left, z up, origin under the waist joint; at the home pose the gripper points along x.
 
-Source: screw axes and home pose of wx250s in Interbotix/interbotix_ros_toolboxes (mr_descriptions).
+The screw axes that gymnast_core.chain makes of an arm's lengths are those of Interbotix/interbotix_ros_toolboxes
+(mr_descriptions) for wx250s and vx300s.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
+from gymnast_core.chain import ArmChain
 from gymnast_core.errors import ShapeError, UnreachableError
 from gymnast_core.spec import WIDOWX_250S, RobotSpec
 
 Array = npt.NDArray[np.float64]
-
-SCREW_AXES_JX: Array = np.array(
-    [
-        [0.0, 0.0, 1.0, 0.0, 0.0, 0.0],
-        [0.0, 1.0, 0.0, -0.11065, 0.0, 0.0],
-        [0.0, 1.0, 0.0, -0.36065, 0.0, 0.04975],
-        [1.0, 0.0, 0.0, 0.0, 0.36065, 0.0],
-        [0.0, 1.0, 0.0, -0.36065, 0.0, 0.29975],
-        [1.0, 0.0, 0.0, 0.0, 0.36065, 0.0],
-    ]
-)
-"""(6, 6) rows [w, v] of waist, shoulder, elbow, forearm_roll, wrist_angle, wrist_rotate at the home pose."""
-
-HOME_M: Array = np.array([0.458325, 0.0, 0.36065])
-"""Gripper position at zero joints; its rotation is the identity there."""
 
 
 def _skew(vector: Array) -> Array:
@@ -37,20 +27,36 @@ def _skew(vector: Array) -> Array:
     return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
 
 
-_W_JXX = np.stack([_skew(row[:3]) for row in SCREW_AXES_JX])
-_W2_JXX = _W_JXX @ _W_JXX
-_V_JX = SCREW_AXES_JX[:, 3:]
-_WV_JX = np.einsum("jab,jb->ja", _W_JXX, _V_JX)
-_W2V_JX = np.einsum("jab,jb->ja", _W2_JXX, _V_JX)
+@dataclass(frozen=True, eq=False)
+class _Screws:
+    """What the exponentials need of an arm's joints: (6, 3) axes and velocities, their (6, 3, 3) products."""
+
+    w_JX: Array
+    v_JX: Array
+    w_JXX: Array
+    w2_JXX: Array
+    wv_JX: Array
+    w2v_JX: Array
 
 
-def _link_transforms(joints_J: Array) -> Array:
+@lru_cache(maxsize=16)
+def _screws(chain: ArmChain) -> _Screws:
+    axes_JX = chain.screw_axes_JX
+    w_JXX = np.stack([_skew(row[:3]) for row in axes_JX])
+    w2_JXX, v_JX = w_JXX @ w_JXX, axes_JX[:, 3:]
+    return _Screws(
+        axes_JX[:, :3], v_JX, w_JXX, w2_JXX, np.einsum("jab,jb->ja", w_JXX, v_JX),
+        np.einsum("jab,jb->ja", w2_JXX, v_JX),
+    )  # fmt: skip
+
+
+def _link_transforms(joints_J: Array, screws: _Screws) -> Array:
     """(7, 4, 4): row j is the product of the exponentials of joints 0..j-1; row 6 times home is the gripper."""
     angle = joints_J[:, None]
     sine, versine = np.sin(angle), 1.0 - np.cos(angle)
     steps = np.zeros((6, 4, 4))
-    steps[:, :3, :3] = np.eye(3) + sine[:, :, None] * _W_JXX + versine[:, :, None] * _W2_JXX
-    steps[:, :3, 3] = angle * _V_JX + versine * _WV_JX + (angle - sine) * _W2V_JX
+    steps[:, :3, :3] = np.eye(3) + sine[:, :, None] * screws.w_JXX + versine[:, :, None] * screws.w2_JXX
+    steps[:, :3, 3] = angle * screws.v_JX + versine * screws.wv_JX + (angle - sine) * screws.w2v_JX
     steps[:, 3, 3] = 1.0
     product = np.empty((7, 4, 4))
     product[0] = np.eye(4)
@@ -74,26 +80,27 @@ def _cross(a_JX: Array, b_JX: Array) -> Array:
 _NEXT, _AFTER = [1, 2, 0], [2, 0, 1]
 
 
-def gripper_and_jacobian(joints_J: Array) -> tuple[Array, Array, Array]:
-    """Position (3,), rotation (3, 3), Jacobian (6, 6) in one pass over the chain."""
-    product = _link_transforms(joints_J)
+def gripper_and_jacobian(joints_J: Array, spec: RobotSpec = WIDOWX_250S) -> tuple[Array, Array, Array]:
+    """Position (3,), rotation (3, 3), Jacobian (6, 6) in one pass over the arm's chain."""
+    screws = _screws(spec.chain)
+    product = _link_transforms(joints_J, screws)
     rotation_XX = product[6, :3, :3]
-    position_X = rotation_XX @ HOME_M + product[6, :3, 3]
+    position_X = rotation_XX @ spec.chain.home_X + product[6, :3, 3]
     rotations = product[:6, :3, :3]
-    w_JX = np.einsum("jab,jb->ja", rotations, SCREW_AXES_JX[:, :3])
-    v_JX = np.einsum("jab,jb->ja", rotations, _V_JX) + _cross(product[:6, :3, 3], w_JX)
+    w_JX = np.einsum("jab,jb->ja", rotations, screws.w_JX)
+    v_JX = np.einsum("jab,jb->ja", rotations, screws.v_JX) + _cross(product[:6, :3, 3], w_JX)
     linear_JX = v_JX + _cross(w_JX, position_X[None])
     return position_X, rotation_XX, np.concatenate([w_JX, linear_JX], axis=1).T
 
 
-def forward(joints: npt.ArrayLike) -> tuple[Array, Array]:
-    """Return the gripper's position (3,) [m] and rotation (3, 3) at six joint angles [rad].
+def forward(joints: npt.ArrayLike, spec: RobotSpec = WIDOWX_250S) -> tuple[Array, Array]:
+    """Return the position (3,) [m] and rotation (3, 3) of an arm's gripper at six joint angles [rad].
 
     Raises:
         ShapeError: joints is not (6,).
     """
-    product = _link_transforms(_checked_joints(joints))[6]
-    return product[:3, :3] @ HOME_M + product[:3, 3], product[:3, :3].copy()
+    product = _link_transforms(_checked_joints(joints), _screws(spec.chain))[6]
+    return product[:3, :3] @ spec.chain.home_X + product[:3, 3], product[:3, :3].copy()
 
 
 def rotation_vector(rotation_XX: Array) -> Array:
@@ -134,7 +141,7 @@ def inverse(
         position_m: (3,) gripper position.
         rotation: (3, 3) gripper rotation.
         guess: (6,) joints to start from; the nearest solution to it is found, so pass the current ones.
-        spec: the arm; its joint limits hold in every iteration.
+        spec: the arm; its geometry, and its joint limits in every iteration.
         tolerance_m: largest position error accepted.
         tolerance_rad: largest rotation error accepted.
         max_iterations: give up after that many (about 60 microseconds each).
@@ -151,7 +158,7 @@ def inverse(
     damping, previous = 1e-3, np.inf
     error_m = error_rad = np.inf
     for _ in range(max_iterations):
-        position_X, rotation_XX, jacobian_XJ = gripper_and_jacobian(joints_J)
+        position_X, rotation_XX, jacobian_XJ = gripper_and_jacobian(joints_J, spec)
         error = np.concatenate([rotation_vector(goal_XX @ rotation_XX.T), goal_X - position_X])
         error_rad, error_m = float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:]))
         if error_m < tolerance_m and error_rad < tolerance_rad:

@@ -16,14 +16,19 @@ _NARROWER_IF_SMALLER = (
 _NARROWER_IF_LARGER = ("workspace_low_m", "table_height_m", "table_clearance_m", "self_clearance_m")
 
 
+Corner = tuple[float, float, float]
+_OF_THE_ARM: Corner = (np.nan, np.nan, np.nan)
+"""A corner that nobody gave: the arm's own."""
+
+
 @dataclass(frozen=True)
 class GateLimits:
-    """The envelope. Defaults are the simulated WidowX in lockstep; config/widowx.yaml is tighter.
+    """The envelope. Defaults are a simulated arm in lockstep; config/robot_widowx.yaml is tighter.
 
     Attributes:
         spec: step limits, workspace, joint limits and velocity.
-        workspace_low_m: lower corner of the task's box; must lie inside the arm's.
-        workspace_high_m: upper corner.
+        workspace_low_m: lower corner of the task's box, inside the arm's; the arm's where none is given.
+        workspace_high_m: upper corner, likewise.
         max_change_m: largest change of dx, dy or dz from one step to the next (jerk at chunk seams).
         max_change_rad: the same for rotation.
         table_height_m: of the table top in base_link.
@@ -36,8 +41,8 @@ class GateLimits:
     """
 
     spec: RobotSpec = WIDOWX_250S
-    workspace_low_m: tuple[float, float, float] = WIDOWX_250S.workspace_low_m
-    workspace_high_m: tuple[float, float, float] = WIDOWX_250S.workspace_high_m
+    workspace_low_m: Corner = _OF_THE_ARM
+    workspace_high_m: Corner = _OF_THE_ARM
     max_change_m: float = 0.10
     max_change_rad: float = 0.50
     table_height_m: float = 0.0
@@ -50,6 +55,9 @@ class GateLimits:
 
     def __post_init__(self) -> None:
         """Refuse an envelope that is empty, not finite, or larger than the arm's."""
+        for name in ("workspace_low_m", "workspace_high_m"):
+            if getattr(self, name) is _OF_THE_ARM:
+                object.__setattr__(self, name, getattr(self.spec, name))
         for name in (*_NARROWER_IF_SMALLER, *_NARROWER_IF_LARGER, "effort_limit"):
             if not np.isfinite(getattr(self, name)).all():
                 raise ConfigError(f"{name} must be finite, got {getattr(self, name)}")

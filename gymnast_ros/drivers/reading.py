@@ -44,11 +44,11 @@ class ArmReading:
 
     def proprio_P(self, spec: RobotSpec) -> FloatArray:
         """Bridge's proprioception, measured."""
-        return proprioception(*forward(self.joints_J), self.opening(spec))
+        return proprioception(*forward(self.joints_J, spec), self.opening(spec))
 
     def standing(self, spec: RobotSpec) -> EndEffectorTarget:
         """Where the arm really is, as a target."""
-        return EndEffectorTarget(*forward(self.joints_J), self.opening(spec))
+        return EndEffectorTarget(*forward(self.joints_J, spec), self.opening(spec))
 
 
 def read(robot: VendorRobot) -> ArmReading:

@@ -159,7 +159,7 @@ class WidowXDriver:
         self._await(self._spec.neutral_joints_rad, "neutral")
         self._use(self._of_a_step)
         neutral = np.array(self._spec.neutral_joints_rad)
-        self._target, self._joints_J = EndEffectorTarget(*forward(neutral), 1.0), neutral
+        self._target, self._joints_J = EndEffectorTarget(*forward(neutral, self._spec), 1.0), neutral
         self.failures_in_a_row = 0
 
     def step(self, action_A: FloatArray) -> FloatArray:

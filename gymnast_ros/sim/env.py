@@ -294,7 +294,7 @@ class SimEnv:
         return float(np.clip((finger - robot.finger_closed_m) / span, 0.0, 1.0))
 
     def _observation(self) -> Observation:
-        position_X, rotation_XX = forward(self._data.qpos[:6])
+        position_X, rotation_XX = forward(self._data.qpos[:6], self._spec.robot)
         proprio = proprioception(position_X, rotation_XX, self._gripper_open())
         time_ns = np.array([self._steps * self._spec.robot.step_ns], np.int64)
         return Observation(_LazyFrames(self), proprio[None], time_ns)

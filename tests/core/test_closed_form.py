@@ -19,7 +19,7 @@ LOW, HIGH = np.array(WIDOWX_250S.joint_low_rad), np.array(WIDOWX_250S.joint_high
 def test_every_solution_reaches_the_pose_it_was_asked_for(seed: int) -> None:
     joints_J = np.random.default_rng(seed).uniform(LOW, HIGH)
     position_X, rotation_XX = kinematics.forward(joints_J)
-    found = list(closed_form.solutions(position_X.tolist(), rotation_XX.tolist(), joints_J[3]))
+    found = list(closed_form.solutions(position_X.tolist(), rotation_XX.tolist(), joints_J[3], WIDOWX_250S.chain))
     assert len(found) >= 4
     for solution in found:
         reached_X, turned_XX = kinematics.forward(solution)
@@ -50,8 +50,9 @@ def test_home_is_zero_and_a_forearm_in_line_keeps_its_roll() -> None:
     """At zero joints forearm and gripper are in line: any roll would do, so the present one stays."""
     rolled = [0.0, 0.0, 0.0, 0.7, 0.0, -0.7]
     eye = np.eye(3).tolist()
-    np.testing.assert_allclose(closed_form.joints_for(kinematics.HOME_M.tolist(), eye, [0.0] * 6), [0.0] * 6, atol=1e-6)
-    np.testing.assert_allclose(closed_form.joints_for(kinematics.HOME_M.tolist(), eye, rolled), rolled, atol=1e-6)
+    home = WIDOWX_250S.chain.home_X.tolist()
+    np.testing.assert_allclose(closed_form.joints_for(home, eye, [0.0] * 6), [0.0] * 6, atol=1e-6)
+    np.testing.assert_allclose(closed_form.joints_for(home, eye, rolled), rolled, atol=1e-6)
 
 
 @pytest.mark.parametrize("position", [(0.8, 0.0, 0.1), (0.0, 0.0, 1.5)])
@@ -69,9 +70,10 @@ def test_pose_beyond_the_joint_limits_is_unreachable() -> None:
 
 def test_elbow_of_an_upright_and_of_a_lowered_arm() -> None:
     """Upright the elbow is at (.04975, 0, .36065); lowered by a quarter turn at (.25, 0, .11065 - .04975)."""
-    assert closed_form.elbow(0.0, 0.0) == pytest.approx((0.04975, 0.0, 0.36065))
-    assert closed_form.elbow(0.0, np.pi / 2) == pytest.approx((0.25, 0.0, 0.0609))
-    assert closed_form.elbow(np.pi / 2, 0.0) == pytest.approx((0.0, 0.04975, 0.36065))
+    chain = WIDOWX_250S.chain
+    assert closed_form.elbow(0.0, 0.0, chain) == pytest.approx((0.04975, 0.0, 0.36065))
+    assert closed_form.elbow(0.0, np.pi / 2, chain) == pytest.approx((0.25, 0.0, 0.0609))
+    assert closed_form.elbow(np.pi / 2, 0.0, chain) == pytest.approx((0.0, 0.04975, 0.36065))
 
 
 def test_clearance_of_a_pose_is_that_of_its_joints() -> None:

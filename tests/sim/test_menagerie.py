@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from gymnast_core.arm.kinematics import HOME_M, forward
+from gymnast_core.arm.kinematics import forward
 from gymnast_core.errors import ConfigError
 from gymnast_core.spec import JOINT_NAMES, WIDOWX_250S
 from gymnast_ros.arguments import MENAGERIE_VARIABLE, config_from
@@ -19,7 +19,7 @@ from gymnast_ros.sim.scene import STANDARD, mjcf
 
 HERE = os.environ.get(MENAGERIE_VARIABLE, "")
 has_menagerie = pytest.mark.skipif(not HERE, reason=f"{MENAGERIE_VARIABLE} names no copy of MuJoCo Menagerie")
-GRIPPER_POINT_M = HOME_M[0] - 0.04975 - 0.175 - 0.075 - 0.065
+GRIPPER_POINT_M = WIDOWX_250S.chain.gripper_x_m
 
 
 @has_menagerie

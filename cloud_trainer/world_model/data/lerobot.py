@@ -231,7 +231,7 @@ class LeRobotSource:
     def _proprio(self, state: FloatArray | None, frames: int) -> FloatArray:
         if state is None:
             return np.zeros((frames, 7), np.float32)
-        return proprio_of_joints(state) if self.info.actions is ActionKind.JOINT else state
+        return proprio_of_joints(state, self.info.robot) if self.info.actions is ActionKind.JOINT else state
 
     def _instruction(self, row: dict[str, Any], table: list[dict[str, Any]]) -> str:
         listed = row.get("tasks")

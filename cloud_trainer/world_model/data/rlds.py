@@ -198,7 +198,7 @@ class RldsSource:
             episode_id=f"{self.info.name}-{index:06d}",
             instruction=self._instruction(example),
             images=frames,
-            proprio_TP=proprio_of_joints(proprio) if joints and state is not None else proprio,
+            proprio_TP=proprio_of_joints(proprio, self.info.robot) if joints and state is not None else proprio,
             actions_TA=actions_of(self.info, stored, state[0] if joints and state is not None else None)[:-1],
             time_ns_T=np.round(np.arange(count) * 1e9 / self.fps).astype(np.int64),
             metadata={"source": self.info.name, "fps": self.fps, "cameras": self.cameras,

@@ -17,7 +17,8 @@ from cloud_trainer.world_model.capabilities import CAMERA_DIM, ActionKind
 from gymnast_core.arm.kinematics import forward
 from gymnast_core.arm.targets import proprioception, rotation_to_euler
 from gymnast_core.errors import ConfigError, CorruptError, GymnastError
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.robots import robot_named
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import ACTION_DIM, Episode, FloatArray
 
 
@@ -50,15 +51,19 @@ class SourceInfo:
     actions: ActionKind = ActionKind.EE_DELTA7
     origin: Origin = Origin.EXPERT
     lag: int = 0
-    robot: str = "wx250s"
+    robot: str = WIDOWX_250S.name
 
     def __post_init__(self) -> None:
         """Refuse joint data of arms whose kinematics we do not have."""
-        if self.actions is ActionKind.JOINT and self.robot != "wx250s":
+        if self.actions is not ActionKind.JOINT:
+            return
+        try:
+            robot_named(self.robot)
+        except ConfigError as error:
             raise SchemaError(
-                f"dataset {self.name} has joint actions of {self.robot!r}; only wx250s can be converted to "
-                "end-effector deltas. Convert it first, or declare its actions none to use its video alone"
-            )
+                f"dataset {self.name} has joint actions of {self.robot!r}, which cannot be converted to end-effector "
+                f"deltas: {error}. Convert it first, or declare its actions none to use its video alone"
+            ) from error
 
 
 class EpisodeSource(Protocol):
@@ -253,14 +258,14 @@ def actions_of(info: SourceInfo, stored_TD: FloatArray, start_joints_J: FloatArr
     if not np.isfinite(stored_TD).all():
         raise CorruptError(f"dataset {info.name} has actions that are not finite; leave those episodes out")
     if info.actions is ActionKind.JOINT:
-        return _deltas_from_joints(stored_TD, start_joints_J)
+        return _deltas_from_joints(stored_TD, start_joints_J, robot_named(info.robot))
     return np.pad(stored_TD, ((0, 0), (0, ACTION_DIM - needed))).astype(np.float32)
 
 
-def _deltas_from_joints(targets_TJ: FloatArray, start_joints_J: FloatArray | None) -> FloatArray:
+def _deltas_from_joints(targets_TJ: FloatArray, start_joints_J: FloatArray | None, spec: RobotSpec) -> FloatArray:
     """Differences between successive gripper targets, by forward kinematics; rotation about the world axes."""
     first = targets_TJ[0, :6] if start_joints_J is None else start_joints_J[:6]
-    poses = [forward(joints) for joints in np.concatenate((first[None], targets_TJ[:, :6]))]
+    poses = [forward(joints, spec) for joints in np.concatenate((first[None], targets_TJ[:, :6]))]
     out = np.empty((targets_TJ.shape[0], ACTION_DIM), np.float32)
     for step, ((before, old), (after, new)) in enumerate(pairwise(poses)):
         out[step, :3] = after - before
@@ -269,6 +274,7 @@ def _deltas_from_joints(targets_TJ: FloatArray, start_joints_J: FloatArray | Non
     return out
 
 
-def proprio_of_joints(joints_TJ: FloatArray) -> FloatArray:
-    """(T, 7) proprioception of (T, 7) joints and gripper."""
-    return np.stack([proprioception(*forward(row[:6]), float(row[6])) for row in joints_TJ])
+def proprio_of_joints(joints_TJ: FloatArray, robot: str) -> FloatArray:
+    """(T, 7) proprioception of (T, 7) joints and gripper of an arm."""
+    spec = robot_named(robot)
+    return np.stack([proprioception(*forward(row[:6], spec), float(row[6])) for row in joints_TJ])

@@ -51,7 +51,7 @@ class BulletEnv(SimEnv):
         self._conditions = Conditions()
         self._shapes = SceneShapes(scene)
         self._bodies = BulletBodies(self._shapes, self._spec.robot, scene.distractors)
-        self._world = BulletWorld(self._bodies)
+        self._world = BulletWorld(self._bodies, self._spec.robot.stall_nm)
         self._own_pictures = own_pictures
         self._pictures: tuple[BulletBodies, BulletPictures] | None = None
         self._camera = self._model.camera(scenes.CAMERA).id

@@ -1,6 +1,6 @@
-"""The WidowX 250s and what stands before it as URDF, made from the numbers that the other engine uses.
+"""An arm and what stands before it as URDF, made from the numbers that the other engine uses.
 
-Joints come from the screw axes of gymnast_core.arm.kinematics and the limits of the RobotSpec; shapes and masses are
+Joints come from the chain and the limits of the RobotSpec; shapes and masses are
 read from the compiled MJCF of gymnast_ros.sim.scene, so that both engines hold the same bodies and differ in how they
 move them. Every link's frame is parallel to the base at zero joints and lies on its joint's axis.
 """
@@ -14,7 +14,6 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from gymnast_core.arm.kinematics import HOME_M, SCREW_AXES_JX
 from gymnast_core.arm.targets import rotation_to_euler
 from gymnast_core.spec import JOINT_NAMES, RobotSpec
 from gymnast_ros.sim.scene import DRAWER_TRAVEL_M, SceneConfig, mjcf
@@ -25,10 +24,6 @@ ARM_BODIES = ("waist", "upper_arm", "upper_forearm", "lower_forearm", "wrist", "
 """Body of the MJCF that each joint of JOINT_NAMES moves."""
 FINGERS = ("left_finger", "right_finger")
 GRIPPER_POINT = "gripper_point"
-STALL_NM = (4.1, 8.2, 8.2, 4.1, 4.1, 1.5)
-"""Torque of each joint's motors: one XM430-W350, two at shoulder and elbow, an XL430-W250 at the wrist, at 12 V.
-
-Source: ROBOTIS e-manual, stall torques; Interbotix, specifications of the WidowX 250s."""
 FINGER_FORCE_N = 8.0
 """As the MJCF's actuators have it."""
 
@@ -48,22 +43,23 @@ class SceneShapes:
 
     def arm(self, spec: RobotSpec) -> str:
         """Return the arm's URDF: six joints, the gripper's point, two fingers."""
-        origins = [np.cross(row[:3], row[3:]) for row in SCREW_AXES_JX]
+        axes_JX, home_X = spec.chain.screw_axes_JX, spec.chain.home_X
+        origins = [np.cross(row[:3], row[3:]) for row in axes_JX]
         parts = [f"<link name='base'>{_FIXED}{self._collisions('world', np.zeros(3), skip=('table',))}</link>"]
         parent, at_X = "base", np.zeros(3)
         for index, (name, body) in enumerate(zip(JOINT_NAMES, ARM_BODIES, strict=True)):
             limits = (spec.joint_low_rad[index], spec.joint_high_rad[index])
             parts.append(self._link(name, body, origins[index]))
             parts.append(
-                _joint(name, "revolute", parent, name, origins[index] - at_X, SCREW_AXES_JX[index, :3], limits,
-                       STALL_NM[index], spec.joint_velocity_rad_s)
+                _joint(name, "revolute", parent, name, origins[index] - at_X, axes_JX[index, :3], limits,
+                       spec.stall_nm[index], spec.joint_velocity_rad_s)
             )  # fmt: skip
             parent, at_X = name, origins[index]
         parts.append(f"<link name='{GRIPPER_POINT}'>{_inertial(1e-3, np.zeros(3), np.eye(3), np.full(3, 1e-6))}</link>")
-        parts.append(_fixed(GRIPPER_POINT, parent, HOME_M - at_X))
+        parts.append(_fixed(GRIPPER_POINT, parent, home_X - at_X))
         for name, side in zip(FINGERS, (1.0, -1.0), strict=True):
             limits = (spec.finger_closed_m, spec.finger_open_m)
-            parts.append(self._link(name, name, HOME_M))
+            parts.append(self._link(name, name, home_X))
             parts.append(
                 _joint(name, "prismatic", GRIPPER_POINT, name, np.zeros(3), np.array([0.0, side, 0.0]), limits,
                        FINGER_FORCE_N, 0.5)

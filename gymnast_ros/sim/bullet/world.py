@@ -12,7 +12,7 @@ import pybullet
 
 from gymnast_ros.sim.bullet.bodies import ARM_JOINTS, FINGER_JOINTS, GRIPPER_LINK, BulletBodies
 from gymnast_ros.sim.bullet.conditions import Conditions
-from gymnast_ros.sim.bullet.urdf import FINGER_FORCE_N, STALL_NM
+from gymnast_ros.sim.bullet.urdf import FINGER_FORCE_N
 from gymnast_ros.sim.scene import DISTRACTORS
 
 Array = npt.NDArray[np.float64]
@@ -63,10 +63,11 @@ class BulletWorld:
 
     Args:
         bodies: in a server of their own.
+        stall_nm: torque of each of the arm's joints.
     """
 
-    def __init__(self, bodies: BulletBodies) -> None:
-        self._bodies, self._client = bodies, bodies.client
+    def __init__(self, bodies: BulletBodies, stall_nm: Sequence[float]) -> None:
+        self._bodies, self._client, self._stall_nm = bodies, bodies.client, stall_nm
         self._gain = 1.0
 
     def reset(
@@ -109,7 +110,7 @@ class BulletWorld:
         for piece in range(1, pieces + 1):
             wanted_J = start_J + (goal_J - start_J) * (piece / pieces)
             pybullet.setJointMotorControlArray(
-                arm, ARM_JOINTS, pybullet.POSITION_CONTROL, targetPositions=wanted_J.tolist(), forces=STALL_NM,
+                arm, ARM_JOINTS, pybullet.POSITION_CONTROL, targetPositions=wanted_J.tolist(), forces=self._stall_nm,
                 positionGains=[share] * 6, velocityGains=[1.0] * 6, physicsClientId=client,
             )  # fmt: skip
             for _ in range(steps):

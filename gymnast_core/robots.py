@@ -1,0 +1,32 @@
+"""Arms by name: those that Gymnast knows, and those that installed packages add with a SPEC of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from gymnast_core.errors import ConfigError
+from gymnast_core.extensions import ARMS, extension, installed
+from gymnast_core.spec import VIPERX_300S, WIDOWX_250S, RobotSpec
+
+ROBOTS: Mapping[str, RobotSpec] = MappingProxyType({spec.name: spec for spec in (WIDOWX_250S, VIPERX_300S)})
+
+
+def robot_named(name: str) -> RobotSpec:
+    """Return the spec of an arm by its model's name.
+
+    Raises:
+        ConfigError: nobody here knows it, or the package that adds it has no spec of that name.
+    """
+    if name in ROBOTS:
+        return ROBOTS[name]
+    added = installed(ARMS)
+    if name not in added:
+        known = ", ".join((*ROBOTS, *added))
+        raise ConfigError(f"no arm named {name!r}; there are {known}. A package adds one by an entry point of {ARMS}")
+    spec = getattr(extension(ARMS, name), "SPEC", None)
+    if not isinstance(spec, RobotSpec):
+        raise ConfigError(f"{name!r} of {ARMS} is a driver without a SPEC (gymnast_core.spec.RobotSpec), so no arm")
+    if spec.name != name:
+        raise ConfigError(f"{name!r} of {ARMS} has a SPEC named {spec.name!r}; both names must be the same")
+    return spec
