@@ -33,6 +33,7 @@ import numpy as np
 
 from benchmarks.night_parts import TRAINER, is_due, lines_of
 from gymnast_core.errors import GymnastError
+from gymnast_core.practice import LAID_BY_HAND
 from gymnast_ros.processes import RESPAWN_DELAY_S
 from gymnast_ros.sim.tasks import RESET_OF
 from tests.journeys.hosts import Host, Hosts, Started, two_hosts
@@ -43,7 +44,7 @@ MOVES = ("command_gate", "rollout", "sim_world")
 """Without these nobody commands the arm."""
 STEP_S, HOME_S = 0.2, 4.0
 MOST_CUT_S = 15.0
-PATIENCE_S = 600.0
+PATIENCE_S, SHIPPED_S = 600.0, 180.0
 ROOT = Path(__file__).parents[1]
 SUMS = ("episodes", "successes", "interventions", "simulated_h", "committed", "raised", "done_not_committed")
 
@@ -177,9 +178,15 @@ class Lab:
             rows = database.execute("SELECT episode_id, outcome, steps, metadata FROM episodes").fetchall()
         return [{**json.loads(more), "id": name, "outcome": found, "steps": steps} for name, found, steps, more in rows]
 
+    def whole(self, run: str) -> list[dict[str, Any]]:
+        """Those of a run that are not cut, by their number."""
+        marks = [row["practice"] for row in self.committed() if row.get("practice") and not row.get("truncated_reason")]
+        return sorted((mark for mark in marks if mark["run"] == run), key=lambda mark: mark["number"])
+
     def pending(self) -> int:
-        """Recordings that are still on the robot."""
-        return len(list((self.folder / "robot" / "spool" / "pending").glob("*.mcap")))
+        """Recordings that are still on the robot: being written, or waiting to be shipped."""
+        spool = self.folder / "robot" / "spool"
+        return sum(len(list((spool / state).glob("*.mcap*"))) for state in ("recording", "pending"))
 
 
 def one_slice(lab: Lab, number: int, args: argparse.Namespace, until_s: float) -> dict[str, Any]:
@@ -188,7 +195,8 @@ def one_slice(lab: Lab, number: int, args: argparse.Namespace, until_s: float) -
     task = args.tasks[number % len(args.tasks)]
     lab.practise(
         "--task", task, "--reset", RESET_OF[task], "--hours", "100", "--episodes", str(args.episodes),
-        "--seed", str(number), "--resume", f"night-{args.seed}-{number}-{os.getpid()}", "--detach",
+        "--seed", str(number), "--sample", str(args.sample), "--detach",
+        "--resume", f"night-{args.seed}-{number}-{os.getpid()}",
     )  # fmt: skip
     run = await_(lambda: lab.state() if lab.state()["state"] != "ended" else None, "practice to begin")["run"]
     faults: list[dict[str, Any]] = []
@@ -206,34 +214,33 @@ def one_slice(lab: Lab, number: int, args: argparse.Namespace, until_s: float) -
         lab.practise("--stop")
         await_(lambda: lab.state()["state"] == "ended", "the end of practice")
     wall_s = round(time.monotonic() - began_s)
-    return {"task": task, "reset": RESET_OF[task], "wall_s": wall_s, **figures(lab, run, faults)}
+    return {"task": task, "reset": RESET_OF[task], "sample": args.sample, "wall_s": wall_s, **figures(lab, run, faults)}
 
 
 def figures(lab: Lab, run: str, faults: list[dict[str, Any]]) -> dict[str, Any]:
     """Compare what robot, witness, trainer and person say of a run that has ended."""
     announced = {row["episode"] for row in lines_of(lab.witnessed) if row.get("episode")}
+    state = lab.state()
+    done = state["task"]["episodes"] + state["reset"]["episodes"]
     try:
-        await_(lambda: lab.pending() == 0, "the spool to be shipped")
-    except NotInTimeError:
-        print(f"{lab.pending()} recordings stay in the spool", file=sys.stderr)
-    rows, state = lab.committed(), lab.state()
+        await_(lambda: lab.pending() == 0 and len(lab.whole(run)) >= done, "the recordings to be shipped", SHIPPED_S)
+    except NotInTimeError as error:
+        print(f"{error}; {lab.pending()} stay on the robot", file=sys.stderr)
+    rows, whole = lab.committed(), lab.whole(run)
     mine = [row for row in rows if (row.get("practice") or {}).get("run") == run]
-    whole = sorted(
-        ({"number": row["practice"]["number"], "skill": row["practice"]["skill"], "won": row["outcome"] == "success"}
-         for row in mine if not row.get("truncated_reason")), key=lambda row: row["number"],
-    )  # fmt: skip
     pages = [page for page in lines_of(lab.answered) if page["detail"].get("practice") == run]
-    laid = [page for page in pages if page["kind"] == "hard_reset"]
+    called = [page["detail"].get("episode", 0) for page in pages]
+    laid = [(page, called[:n]) for n, page in enumerate(pages) if page["kind"] in LAID_BY_HAND]
     steps = sum(row["steps"] for row in mine)
     return {
-        "episodes": state["task"]["episodes"] + state["reset"]["episodes"], "cut": state["cut"],
+        "episodes": done, "cut": state["cut"],
         "successes": state["task"]["successes"] + state["reset"]["successes"], "interventions": state["interventions"],
         "committed": len(mine), "committed_whole": len(whole), "announced": len(announced),
         "announced_not_committed": sorted(announced - {row["id"] for row in rows}),
-        "done_not_committed": max(0, state["task"]["episodes"] + state["reset"]["episodes"] - len(whole)),
+        "done_not_committed": max(0, done - len(whole)),
         "simulated_h": round((steps * STEP_S + len(mine) * HOME_S) / 3600, 3),
         "pages": dict(Counter(page["kind"] for page in pages)), "raised": state["pages"],
-        "not_due": [page["text"] for page in laid if not is_due(page, whole)], "faults": faults,
+        "not_due": [page["text"] for page, calls in laid if not is_due(page, whole, calls)], "faults": faults,
     }  # fmt: skip
 
 
@@ -275,6 +282,7 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", default=["drawer", "put"], choices=sorted(RESET_OF))
     parser.add_argument("--episodes", type=int, default=100, help="of a slice")
     parser.add_argument("--every", type=int, default=15, help="a fault after 3 to so many episodes")
+    parser.add_argument("--sample", type=int, default=-1, help="seed of exploration; -1: greedy")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     slices: list[dict[str, Any]] = json.loads(args.json.read_text()) if args.json.exists() else []

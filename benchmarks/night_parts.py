@@ -6,6 +6,7 @@ python -m benchmarks.night_parts person FILE IDENTITY   # on the trainer's host
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -68,20 +69,27 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def is_due(page: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]]) -> bool:
+def is_due(page: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]], calls: Sequence[int]) -> bool:
     """Whether a call for a new scene is right by what the trainer has of the run, not by what the robot believes.
+
+    The tries are those since the skill's turn began, or since the last call. Of what reached its goal only that
+    counts which passed the turn: the rest had lost it again by its end.
 
     Args:
         page: as the person saw it.
-        episodes: committed ones of the run, whole, by their number: {number, skill, won}.
+        episodes: committed ones of the run, whole, by their number: {number, skill}.
+        calls: numbers of the episodes of the run's calls before this one.
     """
-    detail = page["detail"]
-    before = [row for row in episodes if row["number"] <= detail["episode"]]
-    streak = next((n for n, row in enumerate(reversed(before)) if row["won"]), len(before))
-    if not before or len({row["skill"] for row in before[len(before) - streak :]}) != 1:
+    before = [row for row in episodes if row["number"] <= page["detail"]["episode"]]
+    if not before:
         return False
-    mine = [row for row in before[: len(before) - streak] if row["skill"] == before[-1]["skill"]]
-    return streak >= tries_for(sum(row["won"] for row in mine), len(mine))
+    skill, since = before[-1]["skill"], max(calls, default=0)
+    tries = list(itertools.takewhile(lambda row: row["skill"] == skill and row["number"] > since, reversed(before)))
+    passed = sum(
+        row["skill"] == skill != after["skill"] and not any(row["number"] <= call < after["number"] for call in calls)
+        for row, after in itertools.pairwise(before)
+    )
+    return len(tries) >= tries_for(passed, sum(row["skill"] == skill for row in before) - len(tries))
 
 
 def main(words: Sequence[str]) -> None:

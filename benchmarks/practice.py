@@ -127,7 +127,6 @@ class Night:
         self._closing = threading.Event()
         self._watch: SkillWatch | None = None
         self._last: list[tuple[Skill, str | None]] = []
-        self._won: Counter[str] = Counter()
         self._answered = 0
         self._harmed = ""
         self.restarts, self.harmed = 0, Counter[str]()
@@ -178,7 +177,7 @@ class Night:
         streak = 0
         while streak < len(self._last) - self._answered and self._last[-1 - streak] in ((skill, None), (skill, skill)):
             streak += 1
-        return tries_for(self._won[skill], len(row) - streak)
+        return tries_for(sum(ready == OTHER[skill] for ready in row), len(row) - streak)
 
     def _begin_watch(self, skill: Skill, pair: Pair) -> SkillWatch:
         self._watch = self._watching(skill, pair)
@@ -196,7 +195,6 @@ class Night:
         self.rows.append(row)
         if not row.truncated_reason and plan.practice is not None:
             self._last.append((plan.practice.skill, watch.verdict.ready))
-            self._won[plan.practice.skill] += watch.verdict.outcome is Outcome.SUCCESS
         return row
 
     def lost(self) -> int:
@@ -228,13 +226,15 @@ def one_night(task: str, tries: int, watch: str, episodes: int, seed: int) -> di
     }  # fmt: skip
 
 
-def practised_with(policy: Policy, work: Path, task: str, episodes: int, tries: int, seed: int) -> dict[str, object]:
-    """Practise a pair with a policy; the successful episodes are kept in work."""
+def practised_with(
+    policy: Policy, work: Path, task: str, episodes: int, tries: int, seed: int, sample: int
+) -> dict[str, object]:
+    """Practise a pair with a policy; its episodes are kept in work."""
     world = SimEnv()
     folder = work / f"practised-{task}"
     shutil.rmtree(folder, ignore_errors=True)
     night = Night(folder, world, task, policy, None, harm=HARM, seed=seed)
-    state = night.run(tries=tries, episodes=episodes, sample=seed)
+    state = night.run(tries=tries, episodes=episodes, sample=sample)
     world.close()
     return {
         "episodes": state.episodes, "interventions": state.interventions, "lost": night.lost(),
@@ -315,7 +315,7 @@ def learn(args: argparse.Namespace, cells: Cells) -> None:
     cells.get("learn/before", lambda: success(base, skills, args.starts))
     for task in args.tasks:
         cells.get(f"learn/practise/{task}",
-                  lambda task=task: practised_with(base, args.work, task, args.episodes, 8, args.seed))  # type: ignore[misc]  # fmt: skip
+                  lambda task=task: practised_with(base, args.work, task, args.episodes, 8, args.seed, args.seed))  # type: ignore[misc]  # fmt: skip
 
     def taught(name: str, episodes: Sequence[Episode]) -> dict[str, object]:
         out = args.work / name

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
 from gymnast_core.errors import ConfigError
 from gymnast_core.json_values import JsonObject
-from gymnast_core.practice_status import PracticeStatus, RunState
+from gymnast_core.practice_status import PracticeStatus, RunState, SkillFigures
 from gymnast_core.types import Outcome
 
 Skill = Literal["task", "reset"]
@@ -106,20 +106,31 @@ class PracticeMark:
 
 
 class SkillCount(BaseModel):
-    """How often a skill was practised, and how its episodes are labelled."""
+    """How often a skill was practised, and how its episodes are labelled.
+
+    Attributes:
+        passed: episodes after which the other skill could begin; one that reached its goal may have lost it again.
+    """
 
     episodes: int = 0
     successes: int = 0
     failures: int = 0
     unlabelled: int = 0
+    passed: int = 0
 
-    def plus(self, outcome: Outcome) -> SkillCount:
+    def plus(self, outcome: Outcome, *, passed: bool) -> SkillCount:
         """With one more episode."""
         won, lost = outcome is Outcome.SUCCESS, outcome is Outcome.FAILURE
         return SkillCount(
             episodes=self.episodes + 1, successes=self.successes + won, failures=self.failures + lost,
-            unlabelled=self.unlabelled + (not won and not lost),
+            unlabelled=self.unlabelled + (not won and not lost), passed=self.passed + passed,
         )  # fmt: skip
+
+    def figures(self) -> SkillFigures:
+        """What is reported of it."""
+        return SkillFigures(
+            episodes=self.episodes, successes=self.successes, failures=self.failures, unlabelled=self.unlabelled
+        )
 
 
 class PersonCall(BaseModel):
@@ -214,8 +225,9 @@ class PracticeState(BaseModel):
             ready: the skill that could be begun as things now stand; None where that could not be confirmed.
         """
         skill = self.next
-        counted: dict[str, SkillCount] = {skill: getattr(self, skill).plus(outcome)}
-        if ready is not None and ready != skill:
+        passed = ready is not None and ready != skill
+        counted: dict[str, SkillCount] = {skill: getattr(self, skill).plus(outcome, passed=passed)}
+        if passed:
             return self.model_copy(update={**counted, "next": ready, "failed": 0, "unknown": 0, "lay_out": False})
         unknown = self.unknown + 1 if ready is None else 0
         return self.model_copy(update={**counted, "failed": self.failed + 1, "unknown": unknown, "lay_out": False})
@@ -224,7 +236,7 @@ class PracticeState(BaseModel):
     def tries(self) -> int:
         """Failures in a row of the next skill after which a person is called; those under way prove nothing yet."""
         count: SkillCount = getattr(self, self.next)
-        return self.asked.tries or tries_for(count.successes, count.episodes - self.failed)
+        return self.asked.tries or tries_for(count.passed, count.episodes - self.failed)
 
     @property
     def needs(self) -> str:
@@ -262,7 +274,7 @@ class PracticeState(BaseModel):
         return {
             "run": self.run, "resume": self.asked.resume, "state": self.state, "reason": self.reason,
             "task": self.asked.task, "reset": self.asked.reset, "next": getattr(self.asked, self.next),
-            "of_task": self.task.model_dump(), "of_reset": self.reset.model_dump(),  # type: ignore[typeddict-item]
+            "of_task": self.task.figures(), "of_reset": self.reset.figures(),
             "episodes": done, "cut": self.cut, "pages": self.pages, "interventions": self.interventions,
             "per_100": round(100 * self.interventions / done, 2) if done else 0.0,
             "left_s": round(left_s), "page_id": self.waiting.page_id if self.waiting else "",
@@ -277,7 +289,7 @@ def tries_for(successes: int, episodes: int) -> int:
     probability q^k; so q^k <= c / (100 p + c) keeps c calls in 100 episodes.
 
     Args:
-        successes: of the skill so far.
+        successes: of the skill so far; episodes after which the other one could begin.
         episodes: of the skill so far.
     """
     success = (successes + USUAL_SUCCESS * USUAL_EPISODES) / (episodes + USUAL_EPISODES)

@@ -33,3 +33,12 @@ def test_a_number_that_is_asked_for_stands() -> None:
     asked = PracticeAsked(task="put", reset="take", hours=1.0, tries=2)
     state = PracticeState(run="practice-1", asked=asked, began_ns=0).done(Outcome.FAILURE, "task")
     assert (state.tries, state.needs, state.done(Outcome.FAILURE, "task").needs) == (2, "", "hard_reset")
+
+
+def test_a_success_that_was_lost_again_is_one_of_the_tries() -> None:
+    state = PracticeState(run="practice-1", asked=PracticeAsked(task="put", reset="take", hours=1.0), began_ns=0)
+    for _ in range(7):
+        state = state.done(Outcome.SUCCESS, "task")
+    assert (state.task.successes, state.tries, state.needs) == (7, 8, ""), "none passed the turn yet"
+    assert state.done(Outcome.SUCCESS, "reset").reset.figures()["episodes"] == 0
+    assert state.done(Outcome.FAILURE, None).needs == "hard_reset"
