@@ -1,4 +1,4 @@
-"""`gymnast wm train-planner` and `gymnast wm plan`: plans from words and a picture, and the actions they ask for."""
+"""`gymnast wm train-planner`, `adopt-planner` and `plan`: plans from words and a picture, and the actions they take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gymnast_core.errors import ConfigError
 
 
 def add_arguments(actions: Any) -> None:
-    """Declare both."""
+    """Declare them."""
     train = actions.add_parser("train-planner", help="teach a compact planner what recorded successes look like")
     train.add_argument("episodes", type=Path, nargs="+", help="labelled .mcap files or folders; failures teach it "
                        "which action moves what")  # fmt: skip
@@ -22,6 +22,8 @@ def add_arguments(actions: Any) -> None:
     train.add_argument("--iterations", type=int, default=2000, help="of the planner (default %(default)s)")
     train.add_argument("--inverse-iterations", type=int, default=800, help="of inverse dynamics (default %(default)s)")
     train.add_argument("--seed", type=int, default=0, help="of everything")
+    _adopt_arguments(actions.add_parser("adopt-planner", help="a planner that draws with a Wan image-to-video model, or "
+                                        "a Large Video Planner"))  # fmt: skip
     plan = actions.add_parser("plan", help="a video of how it could be done, and the actions it takes")
     plan.add_argument("--planner", type=Path, required=True, metavar="FOLDER", help="checkpoint of a planner")
     plan.add_argument("--image", type=Path, required=True, metavar="FILE", help="a square picture of the scene, or an "
@@ -34,6 +36,29 @@ def add_arguments(actions: Any) -> None:
     plan.add_argument("--seed", type=int, default=0, help="of the plans")
     plan.add_argument("--out", type=Path, default=Path("plan"), metavar="FOLDER", help="plan.mp4, actions.json and "
                       "plan.json go here (default %(default)s)")  # fmt: skip
+
+
+def _adopt_arguments(adopt: argparse.ArgumentParser) -> None:
+    adopt.add_argument("folder", type=Path, help="of the video model, in diffusers' layout (transformer/, vae/, "
+                       "text_encoder/ and so on); it is named by the planner, not copied")  # fmt: skip
+    adopt.add_argument("--inverse", type=Path, required=True, metavar="FOLDER", help="compact planner whose inverse "
+                       "dynamics reads the actions off the frames (gymnast wm train-planner)")  # fmt: skip
+    adopt.add_argument("--network", type=Path, metavar="FILE", help="tensors under Wan's own names, as Large Video "
+                       "Planner publishes them, as .safetensors (default: the folder's)")  # fmt: skip
+    adopt.add_argument("--settings", type=Path, metavar="FILE", help=".json or .toml with image_size, height, width, "
+                       "frames, sampling_steps, flow_shift, text_guidance, history_guidance or forced (default: Large "
+                       "Video Planner's)")  # fmt: skip
+    adopt.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="checkpoint folder to write")
+
+
+def adopt_planner(args: argparse.Namespace, console: Console) -> int:
+    """Check every tensor of the video model, and write the planner's checkpoint."""
+    from cloud_trainer.jobs.desk.plans import adopt_planner as adopt
+
+    manifest = adopt(args.folder, args.inverse, args.out, network=args.network, settings=args.settings)
+    found = {"id": manifest.id, "folder": str(args.out), "files": len(manifest.config["files"])}
+    emit(args, console, found, f"{manifest.id} in {args.out}: plan with gymnast wm plan --planner {args.out}")
+    return 0
 
 
 def train_planner(args: argparse.Namespace, console: Console) -> int:

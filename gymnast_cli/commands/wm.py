@@ -73,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Do one action."""
     here = {"audit": _audit, "bounds": _bounds, "distil": wm_distil.distil, "serve": wm_serve.serve, "ask": wm_ask.ask,
-            "plan": wm_plan.plan, "train-planner": wm_plan.train_planner}  # fmt: skip
+            "plan": wm_plan.plan, "adopt-planner": wm_plan.adopt_planner,
+            "train-planner": wm_plan.train_planner}  # fmt: skip
     return here[args.action](args, console) if args.action in here else wm_lab.run(args, console)
 
 

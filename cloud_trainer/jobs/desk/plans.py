@@ -1,4 +1,4 @@
-"""Plans from words and a picture at a desk, without a service: a planner trained, a plan made and written down."""
+"""Plans from words and a picture at a desk, without a service: a planner trained or adopted, a plan made."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from cloud_trainer.world_model.planner.train import PlannerTraining, train_plann
 from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.manifest import Manifest
+from gymnast_core.settings import settings_in
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import PROPRIO_DIM, FloatArray, Observation
 
-__all__ = ["PlanSettings", "Planned", "PlannerTraining", "make_plan", "train"]
+__all__ = ["PlanSettings", "Planned", "PlannerTraining", "adopt_planner", "make_plan", "train"]
 
 EPISODE = ".mcap"
 
@@ -64,6 +65,29 @@ def train(episodes: Sequence[Path], out: Path, config: PlannerTraining, *, progr
     clips = clips_of(labelled_episodes(episodes, sizes.image_size), sizes.image_size)
     out.parent.mkdir(parents=True, exist_ok=True)
     return train_planner(clips, config, out, sizes=sizes, state=out.with_name(f"{out.name}.state"), progress=progress)
+
+
+def adopt_planner(
+    folder: Path, reader: Path, out: Path, *, network: Path | None = None, settings: Path | None = None
+) -> Manifest:
+    """Make a planner that draws with a Wan image-to-video model, or a Large Video Planner.
+
+    Args:
+        folder: of the video model, in diffusers' layout.
+        reader: checkpoint of a compact planner; its inverse dynamics reads the actions.
+        out: checkpoint folder to create.
+        network: file of the network's tensors; None is the folder's.
+        settings: file of the other settings, see WanSettings; None is all defaults.
+
+    Raises:
+        ConfigError: a setting, or a part of the video model, is not what is needed.
+        CheckpointError: tensors are missing, unknown or of another shape; each is named.
+    """
+    from cloud_trainer.world_model.planner.wan import WanSettings, adopt  # heavy, and few have one
+
+    values = {} if settings is None else settings_in(settings, "planner settings")
+    named = {"folder": folder} if network is None else {"folder": folder, "network": network}
+    return adopt(WanSettings.model_validate({**values, **named}), reader, out)
 
 
 def make_plan(settings: PlanSettings, image: Path, instruction: str, out: Path) -> Planned:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -20,7 +21,7 @@ from gymnast_core.errors import CheckpointError
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.types import ByteArray
+from gymnast_core.types import ByteArray, FloatArray
 
 ARCHITECTURE = "compact_planner"
 _TUPLES = ("widths", "keypoint_widths")
@@ -82,16 +83,32 @@ class CompactPlanner:
             clean = self.denoised(x, now, bags, torch.full((len(x),), step / config.sampling_steps))
             x = x + (clean - x) / (config.sampling_steps - step)
         film = torch.cat([now[:, None], x.view(len(x), config.chunks, *now.shape[1:])], dim=1)
-        actions = self.inverse.actions(film[:, :-1].flatten(0, 1), film[:, 1:].flatten(0, 1))
-        if not bool(actions.isfinite().all() and film.isfinite().all()):
-            raise CheckpointError(f"planner {self.version} draws or asks for what is no number; train it anew")
-        low, high = WIDOWX_250S.action_low_A, WIDOWX_250S.action_high_A
+        actions = self._read(film)
         pixels = (film * config.pixel_scale + self._background).round().clamp(0, 255).to(torch.uint8)
         return VideoPlans(
             tuple(instructions), np.arange(config.chunks + 1, dtype=np.int64) * config.chunk,
-            np.ascontiguousarray(pixels.movedim(2, -1).numpy()),
-            np.clip(actions.reshape(len(x), self.steps, -1).numpy(), low, high), self.version,
+            np.ascontiguousarray(pixels.movedim(2, -1).numpy()), actions, self.version,
         )  # fmt: skip
+
+    @torch.no_grad()
+    def actions_between(self, frames_BFHWC: ByteArray) -> FloatArray:
+        """Return the (B, T, 7) actions that lead from frame to frame, within an arm's limits.
+
+        Args:
+            frames_BFHWC: (B, chunks + 1, image_size, image_size, 3) uint8, a chunk apart.
+
+        Raises:
+            CheckpointError: its weights lead to actions that are not finite.
+        """
+        return self._read(self.to_input(frames_BFHWC))
+
+    def _read(self, film_BFCHW: Tensor) -> FloatArray:
+        actions = self.inverse.actions(film_BFCHW[:, :-1].flatten(0, 1), film_BFCHW[:, 1:].flatten(0, 1))
+        if not bool(actions.isfinite().all() and film_BFCHW.isfinite().all()):
+            raise CheckpointError(f"planner {self.version} draws or asks for what is no number; train it anew")
+        low, high = WIDOWX_250S.action_low_A, WIDOWX_250S.action_high_A
+        inside: FloatArray = np.clip(actions.reshape(len(film_BFCHW), self.steps, -1).numpy(), low, high)
+        return inside
 
     def denoised(self, noisy: Tensor, now: Tensor, bags: Tensor, tau: Tensor) -> Tensor:
         """Return what the network takes for the clean frames, see PlanNetwork.forward."""
@@ -128,8 +145,15 @@ class CompactPlanner:
             CheckpointError: altered, of another kind, or with tensors that do not fit its configuration.
         """
         manifest, weights = read_checkpoint(folder, kind="world_model", architecture=ARCHITECTURE)
-        sizes = beside(manifest.config)
-        tensors = safetensors.torch.load(weights)
+        return cls.of(beside(manifest.config), safetensors.torch.load(weights), folder, version=manifest.id)
+
+    @classmethod
+    def of(cls, sizes: Mapping[str, Any], tensors: dict[str, Tensor], folder: Path, *, version: str) -> CompactPlanner:
+        """Return the planner of a checkpoint's sizes and tensors.
+
+        Raises:
+            CheckpointError: the tensors do not fit the sizes; names the folder.
+        """
         try:
             config = PlannerConfig(**{**sizes, **{name: tuple(sizes[name]) for name in _TUPLES}})
             network, inverse = PlanNetwork(config), InverseDynamics(config)
@@ -141,4 +165,4 @@ class CompactPlanner:
                 )
         except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: tensors do not fit the configuration: {error}") from error
-        return cls(network, inverse, background, version=manifest.id)
+        return cls(network, inverse, background, version=version)
