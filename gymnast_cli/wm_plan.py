@@ -22,8 +22,8 @@ def add_arguments(actions: Any) -> None:
     train.add_argument("--iterations", type=int, default=2000, help="of the planner (default %(default)s)")
     train.add_argument("--inverse-iterations", type=int, default=800, help="of inverse dynamics (default %(default)s)")
     train.add_argument("--seed", type=int, default=0, help="of everything")
-    _adopt_arguments(actions.add_parser("adopt-planner", help="a planner that draws with a Wan image-to-video model, or "
-                                        "a Large Video Planner"))  # fmt: skip
+    _adopt_arguments(actions.add_parser("adopt-planner", help="a planner that draws with a Wan image-to-video model, "
+                                        "or a Large Video Planner"))  # fmt: skip
     plan = actions.add_parser("plan", help="a video of how it could be done, and the actions it takes")
     plan.add_argument("--planner", type=Path, required=True, metavar="FOLDER", help="checkpoint of a planner")
     plan.add_argument("--image", type=Path, required=True, metavar="FILE", help="a square picture of the scene, or an "
