@@ -71,17 +71,17 @@ def take_in(args: argparse.Namespace, console: Console) -> int:
             check_opens(checkpoint)
         except CheckpointError as error:
             raise CheckpointError(str(error).replace(str(checkpoint), str(args.folder))) from error
+        bounds = (
+            "; its bounds.json stays there: `gymnast wm bounds` calibrates it to your episodes"
+            * (args.folder / BOUNDS_NAME).is_file()
+        )
         said = {"checkpoint_id": manifest.id, "from": origin.name, "card_sha256": origin.card_sha256}
         if args.into is not None:
             checkpoint.rename(args.into)
-            emit(args, console, {**said, "folder": str(args.into)}, f"{args.into}: {manifest.id}, verified")
+            emit(args, console, {**said, "folder": str(args.into)}, f"{args.into}: {manifest.id}, verified{bounds}")
             return 0
         with trainer(args) as there:
             known = there.checkpoints.import_checkpoint(checkpoint, origin)
-        bounds = (
-            "; its bounds.json stays here: `gymnast wm bounds` calibrates it to your episodes"
-            * (checkpoint / BOUNDS_NAME).is_file()
-        )
     what = "was known already; its record stays" if known else f"taken in, recorded as made elsewhere{bounds}"
     emit(args, console, {**said, "known": known}, one_line(f"{manifest.id}: {what}"))
     return 0

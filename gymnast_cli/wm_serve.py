@@ -10,8 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from gymnast_cli.connect import emit
+from gymnast_cli.revoked import access_of, add_revoked_arguments
 from gymnast_cli.wm_lab import Subparsers
 from gymnast_core.errors import ConfigError
+from gymnast_core.wire.identity import Identity
 
 
 def add_arguments(actions: Subparsers) -> None:
@@ -28,6 +30,7 @@ def add_arguments(actions: Subparsers) -> None:
                        "FOLDER/server of a trainer, reached under the names of its --name")  # fmt: skip
     serve.add_argument("--grpc", metavar="HOST:PORT", help="serve our own client instead (gymnast_client.worlds), by "
                        "mutual TLS with --identity, whose tenant may ask; port 0 takes a free one")  # fmt: skip
+    add_revoked_arguments(serve)
     serve.add_argument("--horizon", type=int, default=15, metavar="N", help="actions of a sample, at most: as far as "
                        "the model was audited (default %(default)s)")  # fmt: skip
     serve.add_argument("--batch", type=int, default=8, metavar="N", help="samples of a request (default %(default)s)")
@@ -46,7 +49,9 @@ def serve(args: argparse.Namespace, console: Console) -> int:
     stop, dream = stop_signals(), DreamConfig(steps=args.steps, device=args.device)
     limits = PredictLimits(horizon=args.horizon, batch=args.batch, concurrency=args.concurrency, timeout_s=args.timeout)
     if args.grpc is not None:
-        typed, version = served_typed(args.world_model, limits, dream, where=args.grpc, identity=_identity(args))
+        typed, version = served_typed(
+            args.world_model, limits, dream, where=args.grpc, access=access_of(args, _identity(args))
+        )
         return _until(stop.wait, args, console, typed.stop, {"address": typed.address, "model_version": version})
     server, version = served_world(
         args.world_model, limits, dream, host=args.host, port=args.port, token=args.token, identity=args.identity
@@ -54,13 +59,12 @@ def serve(args: argparse.Namespace, console: Console) -> int:
     return _until(stop.wait, args, console, server.stop, {"address": server.start(), "model_version": version})
 
 
-def _identity(args: argparse.Namespace) -> Path:
+def _identity(args: argparse.Namespace) -> Identity:
     if args.token is not None:
         raise ConfigError("--token is of the HTTP API; with --grpc certificates decide who may ask")
     if args.identity is None:
         raise ConfigError("--grpc needs --identity FOLDER, a server's certificate: FOLDER/server of a trainer")
-    identity: Path = args.identity
-    return identity
+    return Identity.load(args.identity)
 
 
 def _until(

@@ -18,7 +18,7 @@ from gymnast_client.pages import PagesClient
 from gymnast_client.queue import QueueClient
 from gymnast_client.robots import RobotsClient
 from gymnast_client.trials import TrialsClient
-from gymnast_core.wire.gymnast.v1 import console_pb2, console_pb2_grpc
+from gymnast_core.wire.gymnast.v1 import console_pb2, console_pb2_grpc, enroll_pb2, enroll_pb2_grpc
 from gymnast_core.wire.identity import Identity
 
 
@@ -92,3 +92,13 @@ class Trainer(Client):
         request = console_pb2.LogInRequest()
         reply = self._link.call(lambda channel: console_pb2_grpc.ConsoleServiceStub(channel).LogIn, request)
         return PageLogin(reply.address, reply.token, reply.valid_for_s, reply.trainer_version)
+
+    def revoked(self) -> frozenset[str]:
+        """Return the serials, hexadecimal, of the certificates that were taken back in our tenant."""
+        rows = self._rows(
+            lambda channel: enroll_pb2_grpc.EnrollServiceStub(channel).ListRevoked,
+            lambda after: enroll_pb2.ListRevokedRequest(after=after),
+            lambda reply: reply.serials,
+            str,
+        )
+        return frozenset(rows)

@@ -64,14 +64,14 @@ class WorldClient:
 
     Args:
         address: HOST:PORT.
-        identity: ours, of the server's tenant.
+        identity: ours, of the server's tenant, or its folder.
 
     Raises:
         ConfigError: no identity, or no address.
     """
 
-    def __init__(self, address: str, identity: Path | Identity) -> None:
-        own = identity if isinstance(identity, Identity) else Identity.load(identity)
+    def __init__(self, address: str, identity: Path | str | Identity) -> None:
+        own = identity if isinstance(identity, Identity) else Identity.load(Path(identity))
         self._address = address
         self._channel = open_channel(address, own)
         self._stub = worlds_pb2_grpc.WorldModelServiceStub(self._channel)

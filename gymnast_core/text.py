@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Marks that make what follows run the other way, so that a line reads as another one."""
 
@@ -19,6 +21,11 @@ def printable(text: str, *, lines: bool = True) -> str:
         return text
     kept = "\n\t" if lines else ""
     return "".join(char if char in kept or not _hidden(char) else _written_out(char) for char in text)
+
+
+def is_digest(text: str) -> bool:
+    """Whether a text is a SHA-256 or BLAKE3 as both are written here: 64 lower-case hex digits, safe as a file name."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def one_line(text: object) -> str:

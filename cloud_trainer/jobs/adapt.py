@@ -65,7 +65,9 @@ def adapt(job: Job[AdaptSpec], *, clock: Callable[[], float] = time.monotonic) -
     gates = scene_gates(config, calibrated_bounds(job.checkpoints["world_model"], "adapt"))
     if gates.check:
         require_audited(chosen.mine, config.dream.episode_steps)
-    there, passed = check_scene(home, judge, chosen, gates, job.folder, seed=spec.seed, progress=job.progress)
+    there, passed = check_scene(
+        home, judge, chosen, gates, job.folder, group_size=config.group_size, seed=spec.seed, progress=job.progress
+    )
     if gates.check:
         require_gates(passed, gates)
     memory = _memory(job, home, judge, chosen, steps)

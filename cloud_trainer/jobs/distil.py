@@ -14,6 +14,7 @@ from cloud_trainer.jobs.job import Job, load_episodes
 from cloud_trainer.jobs.splits import split
 from cloud_trainer.world_model.audit.cases import spread_over
 from cloud_trainer.world_model.audit.run import run_audit
+from cloud_trainer.world_model.capabilities import COMPACT, image_size_of
 from cloud_trainer.world_model.distillation import Distilling, distil_world
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError, NotTrustedError
@@ -21,6 +22,7 @@ from gymnast_core.evaluation.statistics import bootstrap_difference
 from gymnast_core.jobs import DistilResult, DistilSettings, DistilSpec
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.policies.placement import device_of
+from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode
 
 
@@ -72,7 +74,7 @@ def distil(job: Job[DistilSpec]) -> DistilResult:
         CancelledError: asked to stop; the job folder has the last whole step.
     """
     config, teacher, out = job.spec.config, job.checkpoints["world_model"], job.folder / "student"
-    size = load_world(teacher).image_size
+    size = image_size_of(read_manifest(teacher))
     parts = split(load_episodes(job, config.most_episodes, size))
     held_out, episodes = parts.pop("audit"), [episode for part in parts.values() for episode in part]
     if not held_out or not episodes:
@@ -105,7 +107,8 @@ def compare(
     """
     chosen, config = spread_over(held_out, settings.audited), NO_WORSE.changed(pictures=settings.audited)
     own = DreamConfig(device=settings.device)
-    taught = own.changed(steps=settings.teacher_steps, guidance=settings.guidance)
+    compact = read_manifest(teacher).architecture == COMPACT  # it taught with its own steps
+    taught = own if compact else own.changed(steps=settings.teacher_steps, guidance=settings.guidance)
     worlds = (load_world(student, own), load_world(teacher, taught))
     ours, theirs = (
         run_audit(world.dreamer(), chosen, judge=None, config=config, model=world.version, seed=seed)

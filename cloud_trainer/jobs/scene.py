@@ -25,7 +25,7 @@ from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.evaluation.scene import Fingerprint
 from gymnast_core.jobs import AdaptSettings
-from gymnast_core.jobs.audit import SCENE_PARTS, AuditConfig
+from gymnast_core.jobs.audit import SCENE_PARTS, SCENE_SUCCESS, AuditConfig
 from gymnast_core.jobs.scene import PreviewResult, PreviewSpec, TrustResult, TrustSpec
 from gymnast_core.judge import Judge
 from gymnast_core.policies import load_policy
@@ -39,8 +39,14 @@ CHANGE_RECALL = 0.3
 table is dark, and frozen objects, 0.24 at most (benchmarks/gate_faults_cpu2_202611.md)."""
 LEAST_SUCCESSES = 5
 """With fewer real ones, missed successes cannot be measured, and are not asked for; that few are made up is asked in
-any case. Where none was ever recorded, practice gained nothing there and lost elsewhere, and the canary sent it back
-(benchmarks/flow_seeds_cpu2_202611.md)."""
+any case."""
+BY_CHANCE = 0.10
+"""How likely a scene is refused for no success, at most, whose policy does succeed once in a group of rollouts. Where
+none of 43 episodes did, practice gained nothing, lost 9 and 18 points elsewhere, and the canary sent it back
+(benchmarks/flow_seeds_cpu2_202611.md). A group of GRPO that holds no success teaches nothing; with a rate below one in
+a group most hold none. From no success of n follows a rate of at most 1 - BY_CHANCE^(1/n), one-sided: 18 episodes are
+enough for groups of 8, fewer than the 20 that a trust check asks for. One success more lifts it, so that being wrong
+costs a few episodes."""
 FILMS = ("old", "new")
 """Of the policy in force, and of the candidate."""
 
@@ -117,8 +123,27 @@ def scene_gates(config: AdaptSettings, calibrated: Mapping[str, Any]) -> Gates:
     )  # fmt: skip
 
 
+def nothing_succeeds(mine: Sequence[Episode], group_size: int) -> str:
+    """Return why practice in a scene would find nothing to learn from; empty where it may.
+
+    Args:
+        mine: labelled episodes of the task there.
+        group_size: rollouts of a group.
+    """
+    if not mine or any(episode.outcome is Outcome.SUCCESS for episode in mine):
+        return ""
+    most = 1 - BY_CHANCE ** (1 / len(mine))
+    if most * group_size >= 1:
+        return ""
+    return (
+        f"scene_success: none of {len(mine)} real episodes of this task here succeeded, so at most {most:.0%} do, less "
+        f"than one in a group of {group_size} rollouts: there is nothing to learn from, and no imagined success can be "
+        "checked. Demonstrate or tele-operate some successes here, or override scene_success with a reason"
+    )
+
+
 def check_scene(
-    home: World, judge: Judge, chosen: SceneEpisodes, gates: Gates, folder: Path, *, seed: int,
+    home: World, judge: Judge, chosen: SceneEpisodes, gates: Gates, folder: Path, *, group_size: int, seed: int,
     progress: Progress = silent,
 ) -> tuple[World, Passed]:  # fmt: skip
     """Put the world model into the scene and measure it there; see gates.require_gates() for the verdict.
@@ -129,22 +154,28 @@ def check_scene(
         chosen: see divide().
         gates: see scene_gates().
         folder: the audit and its dreams go here.
+        group_size: rollouts of a group, in practice.
         seed: of the dreams, and of the scene's background.
         progress: gets the headline figures.
 
     Raises:
         ConfigError: a judge labelled all of them, which measures no judge.
+        NotTrustedError: nothing succeeded there; nothing was dreamt then.
     """
     mine = by_people(chosen.mine)
     if not mine:
         raise ConfigError(f"none of {len(chosen.mine)} episodes of this task here was labelled by a person; label some")
+    nothing, why = nothing_succeeds(mine, group_size), gates.overrides.get(SCENE_SUCCESS, "")
+    if nothing and gates.check and not why:
+        raise NotTrustedError(nothing)
     if sum(episode.outcome is Outcome.SUCCESS for episode in mine) < LEAST_SUCCESSES:
         gates = replace(gates, bounds=gates.bounds.changed(missed_success=None, correlation=None))
     there = home.in_scene(clips_of(chosen.here, home.image_size), seed=seed)
     passed = measure_gates(
         there, judge, mine, gates, folder, tracker_episodes=chosen.tracker, progress=progress, seed=seed
     )
-    return there, passed
+    ignored = {SCENE_SUCCESS: why} if nothing and why else {}
+    return there, replace(passed, overridden={**passed.overridden, **ignored})
 
 
 def trust(job: Job[TrustSpec]) -> TrustResult:
@@ -162,21 +193,27 @@ def trust(job: Job[TrustSpec]) -> TrustResult:
     chosen = divide(episodes, robot=spec.robot, scene=spec.scene, instruction=spec.instruction)
     judge = practice_judge(config, job.checkpoints["judge"], job.folder)
     gates = scene_gates(config, calibrated_bounds(job.checkpoints["world_model"], "adapt"))
-    _, passed = check_scene(home, judge, chosen, gates, job.folder, seed=spec.seed, progress=job.progress)
-    measured = passed.report.summary().items()
-    figures: dict[str, Any] = {
-        name: value for name, value in measured if isinstance(value, (int, float)) and math.isfinite(value)
-    }
-    figures |= {
-        "real_episodes_here": len(chosen.mine), "judge": judge.version, "episodes_checked": len(chosen.checked),
-    }  # fmt: skip
-    figures |= {"overridden": dict(passed.overridden)} if passed.overridden else {}
+    here = {"real_episodes_here": len(chosen.mine), "judge": judge.version, "episodes_checked": len(chosen.checked)}
+    try:
+        _, passed = check_scene(
+            home, judge, chosen, gates, job.folder, group_size=config.group_size, seed=spec.seed, progress=job.progress
+        )
+    except NotTrustedError as refusal:
+        return TrustResult(ok=False, reason=str(refusal), figures=here, checked=tuple(chosen.checked))
     ok, reason = True, ""
     try:
         require_gates(passed, gates)
     except NotTrustedError as refusal:
         ok, reason = not config.check, f"{refusal}"
-    return TrustResult(ok=ok, reason=reason, figures=figures, checked=tuple(chosen.checked))
+    return TrustResult(ok=ok, reason=reason, figures=_figures(passed) | here, checked=tuple(chosen.checked))
+
+
+def _figures(passed: Passed) -> dict[str, Any]:
+    measured = passed.report.summary().items()
+    figures: dict[str, Any] = {
+        name: value for name, value in measured if isinstance(value, (int, float)) and math.isfinite(value)
+    }
+    return figures | ({"overridden": dict(passed.overridden)} if passed.overridden else {})
 
 
 def preview(job: Job[PreviewSpec]) -> PreviewResult:

@@ -12,9 +12,15 @@ from cloud_trainer.world_model.capabilities import ActionKind, declared_by
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.records.manifest import MANIFEST_NAME, WEIGHTS_NAME, Manifest, read_checkpoint, read_manifest
 
+NAMED_ONLY = ".named_only"
+"""Folder with a file for each checkpoint that jobs take by its name alone."""
+
 
 class Shelf:
     """A folder of checkpoint folders named by id. Immutable entries; adding one twice is harmless.
+
+    What this trainer made, or was started with, jobs may take without naming it, the newest first; what came from
+    elsewhere only by its name.
 
     Args:
         folder: created when missing.
@@ -26,11 +32,19 @@ class Shelf:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, checkpoint: Path) -> Manifest:
-        """Verify a checkpoint and keep a copy.
+        """Verify a checkpoint that this trainer made or was started with, and keep a copy.
 
         Raises:
             CheckpointError: it is incomplete or altered.
         """
+        manifest = self._keep(checkpoint)
+        self._mark(manifest.id).unlink(missing_ok=True)
+        return manifest
+
+    def _mark(self, checkpoint_id: str) -> Path:
+        return self._folder / NAMED_ONLY / checkpoint_id
+
+    def _keep(self, checkpoint: Path) -> Manifest:
         manifest, _ = read_checkpoint(checkpoint)
         target = self._folder / manifest.id
         if not target.exists():
@@ -42,7 +56,7 @@ class Shelf:
         return manifest
 
     def take(self, manifest: bytes, weights: Path) -> Manifest:
-        """Verify a checkpoint that was published here, and keep a copy.
+        """Verify a checkpoint that came over the wire, and keep a copy, which no job takes unless it names it.
 
         Args:
             manifest: its manifest.json.
@@ -54,7 +68,11 @@ class Shelf:
         with tempfile.TemporaryDirectory(prefix=".take-", dir=self._folder) as folder:
             (Path(folder) / MANIFEST_NAME).write_bytes(manifest)
             (Path(folder) / WEIGHTS_NAME).symlink_to(weights.absolute())
-            return self.add(Path(folder))
+            found = read_manifest(Path(folder))
+            if not (self._folder / found.id).exists():
+                self._mark(found.id).parent.mkdir(exist_ok=True)
+                self._mark(found.id).touch()
+            return self._keep(Path(folder))
 
     def path(self, checkpoint_id: str) -> Path:
         """Return the folder of a checkpoint.
@@ -79,15 +97,19 @@ class Shelf:
         return checkpoint_id in self.ids(kind)
 
     def newest(self, kind: str) -> Path:
-        """Return the checkpoint of a kind that was added last; of world models one in which an arm can be commanded.
+        """Return the checkpoint of a kind that this trainer made, or was started with, last.
+
+        Of world models it is one in which an arm can be commanded.
 
         Raises:
             CheckpointError: there is none.
         """
-        for folder in (self._folder / name for name in self.ids(kind)):
+        kept = self.ids(kind)
+        for folder in (self._folder / name for name in kept if not self._mark(name).exists()):
             if kind != "world_model" or ActionKind.EE_DELTA7 in declared_by(read_manifest(folder)).actions:
                 return folder
-        raise CheckpointError(f"the trainer has no {kind} yet; start it with --import")
+        others = f"; of those from elsewhere, name one: {', '.join(kept)}" if kept else ""
+        raise CheckpointError(f"the trainer has made no {kind} yet, nor was it started with one (--import){others}")
 
     def can_replay(self, policy: str) -> bool:
         """Whether evaluations of this policy can be dreamt again: it, a world model and a judge are here."""

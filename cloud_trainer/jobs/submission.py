@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.tenants import PerTenant
-from cloud_trainer.world_model.capabilities import declared_by, require_practice
-from gymnast_core.errors import ConfigError
+from cloud_trainer.world_model.capabilities import declared_by, require_dream, require_practice
+from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.evaluation.attempts import is_first_attempt
 from gymnast_core.jobs import JobSpec, spec_of
 from gymnast_core.records.manifest import read_manifest
@@ -43,7 +44,7 @@ def check_submission(
     Raises:
         NotFoundError: a checkpoint or an episode is not here; the message names it.
         ConfigError: the kind is unknown, a setting does not exist or is not allowed, or an episode is a later attempt;
-            or the world model takes no actions, or cannot be seeded.
+            or the world model takes no actions, cannot be seeded, or does not heed a setting of the dream.
         NotPermittedError: the configuration reaches out of the trainer in a way that was not allowed.
     """
     asked = spec_of(kind, spec)
@@ -57,6 +58,7 @@ def check_submission(
             )
         if name and made == "world_model":
             require_practice(declared_by(read_manifest(shelf.path(name))), name)
+    _check_dream(asked, shelf)
     catalogue = episodes_of(tenant)
     named = {name: catalogue.find(name) for name in asked.named_episodes}
     if missing := [name for name, row in named.items() if row is None]:
@@ -65,6 +67,14 @@ def check_submission(
         raise ConfigError(
             f"episodes {', '.join(again[:3])} were tried again after a judged failure; name first attempts alone"
         )
+
+
+def _check_dream(asked: JobSpec, shelf: Shelf) -> None:
+    """Refuse settings of the dream that the world model, the named one or the default, does not heed."""
+    dream, world_model = getattr(getattr(asked, "config", None), "dream", None), getattr(asked, "world_model", "")
+    if dream is not None:
+        with contextlib.suppress(CheckpointError):  # there is none yet; the job says so when it begins
+            require_dream(read_manifest(shelf.path(world_model) if world_model else shelf.newest("world_model")), dream)
 
 
 def check_spec_reach(spec: JobSpec, allowed: Collection[str], *, given: Mapping[str, object] | None = None) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from cloud_trainer.records.graph import ProvenanceGraph
 from cloud_trainer.records.provenance import (
@@ -68,14 +67,6 @@ class Recorder:
     def published(self, row: CheckpointRow) -> None:
         """See Witness."""
         self.checkpoint(row.tenant, Manifest.from_bytes(row.manifest))
-
-    def imported(self, tenant: str, manifest: Manifest, origin: Mapping[str, Any]) -> None:
-        """Record a checkpoint from outside that the graph does not hold; see provenance.record_checkpoint.
-
-        Raises:
-            ProvenanceError: its manifest contradicts what is recorded.
-        """
-        record_checkpoint(self.graph(tenant), manifest, imported=origin)
 
     def checkpoint(self, tenant: str, manifest: Manifest) -> None:
         """Record a checkpoint that the graph does not hold.

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from cloud_trainer.records.chain import Chain
-from cloud_trainer.records.provenance import explain, prepare_checkpoint
+from cloud_trainer.records.provenance import explain, prepare_checkpoint, record_checkpoint
 from cloud_trainer.records.recorder import Recorder, parents_first
 from cloud_trainer.store.database import Database
 from cloud_trainer.store.protocols import EpisodeRow, MetaStore
@@ -238,7 +238,7 @@ class Trail:
         if not known:
             prepare_checkpoint(self.graph, manifest, imported=True)
         with self.committing(who, "import", {"checkpoint": manifest.id, **origin}):
-            self._recorder.imported(self._tenant, manifest, {**origin, **_author(who)})
+            record_checkpoint(self.graph, manifest, imported={**origin, **_author(who)})
             register()
         return known
 

@@ -70,6 +70,7 @@ ACTION_OF: dict[str, str] = {
     f"{_V1}LogService/List": "look",
     f"{_V1}LogService/Ledger": "look",
     f"{_V1}EnrollService/Enroll": "enroll",
+    f"{_V1}EnrollService/ListRevoked": "look",
     f"{_V1}ConsoleService/LogIn": "log in",
     "/grpc.health.v1.Health/Check": "follow",
     "/grpc.health.v1.Health/List": "follow",

@@ -58,7 +58,6 @@ from cloud_trainer.service.page_watch import PageWatch
 from cloud_trainer.service.policy import PolicyServicer
 from cloud_trainer.service.publish import Publisher
 from cloud_trainer.service.reach import BlobReach
-from cloud_trainer.service.revocation import Revocations
 from cloud_trainer.service.robots import RobotBoard
 from cloud_trainer.service.servicers import (
     ConsoleServicer,
@@ -86,6 +85,7 @@ from gymnast_core.paging import KINDS
 from gymnast_core.wire.address import Address, listen, reached_here
 from gymnast_core.wire.allocator import keep_freed_memory
 from gymnast_core.wire.identity import Peer
+from gymnast_core.wire.revocation import Revocations, RevokedFile
 
 LOG = logging.getLogger(__name__)
 _STOP_GRACE_S = 10.0
@@ -145,7 +145,7 @@ class Service:
         config = self.config
         self.authority = folder / "ca"
         create_authority(self.authority)
-        self.revocations = Revocations(self.authority)
+        self.revocations = Revocations(RevokedFile(self.authority))
         self._codes = OpenCodes(self.authority)
         self.certificate = ServerCertificate(self.authority, folder / "server", (*config.names, config.host))
         self._database = Database(database_url(config), kept=what_is_kept(folder))
@@ -336,7 +336,7 @@ class Service:
             "JobService": JobServicer(asked.jobs, limits, stopping),
             **servicers_of(asked, limits, stopping),
             "ConsoleService": self.console,
-            "EnrollService": EnrollServicer(None if self.config.insecure else self._codes),
+            "EnrollService": EnrollServicer(None if self.config.insecure else self._codes, self.revocations),
         }
         return {**servicers, "PolicyService": policy} if policy is not None else servicers
 

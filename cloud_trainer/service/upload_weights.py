@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -17,13 +18,15 @@ from gymnast_core.wire.errors import DigestError, InvalidMessageError, OffsetErr
 from gymnast_core.wire.gymnast.v1 import weights_pb2
 
 
-def receive_checkpoint(
+@contextlib.contextmanager
+def received_checkpoint(
     requests: Iterator[weights_pb2.PublishRequest], staging: Path, limits: Limits
-) -> tuple[Manifest, Path, weights_pb2.PublishOpen]:
+) -> Iterator[tuple[Manifest, Path, weights_pb2.PublishOpen]]:
     """Read a PublishRequest stream.
 
-    Returns:
-        The manifest, a durable file with the weights (the caller's to move or delete), and the opening message.
+    Yields:
+        The manifest, a durable file with the weights, and the opening message. The file is gone afterwards, where
+        nobody moved it: what was refused leaves nothing.
 
     Raises:
         InvalidMessageError: no opening first, or an unreadable manifest.
@@ -44,10 +47,9 @@ def receive_checkpoint(
     try:
         _receive(requests, path, manifest)
         check_safetensors_file(path)
-    except BaseException:
+        yield manifest, path, opening
+    finally:
         path.unlink(missing_ok=True)
-        raise
-    return manifest, path, opening
 
 
 def _manifest_bytes(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from gymnast_core.episodes.durable import FULL_ERRNOS, move_durably, sync_folder
 from gymnast_core.errors import DiskFullError
+from gymnast_core.text import is_digest
 from gymnast_core.wire.errors import InvalidIdError, NotFoundError
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def checked_digest(digest: str) -> str:
@@ -21,7 +19,7 @@ def checked_digest(digest: str) -> str:
     Raises:
         InvalidIdError: not 64 hex digits.
     """
-    if not _DIGEST.fullmatch(digest):
+    if not is_digest(digest):
         raise InvalidIdError(f"digest {digest[:80]!r} must be 64 lower-case hex digits (BLAKE3)")
     return digest
 
@@ -80,7 +78,7 @@ class FolderBlobStore:
     def digests(self) -> Iterator[str]:
         """See BlobStore."""
         for part in sorted(self._folder.iterdir()):
-            yield from sorted(path.name for path in part.iterdir() if _DIGEST.fullmatch(path.name))
+            yield from sorted(path.name for path in part.iterdir() if is_digest(path.name))
 
     def free_bytes(self) -> int | None:
         """See BlobStore."""

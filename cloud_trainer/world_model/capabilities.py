@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from gymnast_core.bounds import parsed_object
 from gymnast_core.errors import CheckpointError, ConfigError, CorruptError
+from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.json_values import JsonValue
 from gymnast_core.records.manifest import BOUNDS_NAME, MAX_CHARACTERS, Manifest, read_manifest
 from gymnast_core.settings import Count, CountOrZero, Positive, Settings, Texts
@@ -23,6 +24,8 @@ from gymnast_core.types import ACTION_DIM
 
 CAPABILITIES = "capabilities"
 """Key in a manifest's config."""
+COMPACT = "compact_world_model"
+"""Architecture of the compact world model."""
 CAMERA_DIM = 6
 """Metres and radians that a camera moves in a step, in its own frame."""
 
@@ -118,6 +121,21 @@ def declared_by(manifest: Manifest) -> Capabilities:
         raise CheckpointError(f"{manifest.id}: {error}; its writer must mend it") from error
 
 
+def image_size_of(manifest: Manifest) -> int:
+    """Return the pixels a side of a world model's frames.
+
+    Raises:
+        ConfigError: nobody says which image size it was trained on.
+        CheckpointError: see declared_by().
+    """
+    if (size := declared_by(manifest).image_size) is None:
+        raise ConfigError(
+            f"world model {manifest.id} does not say which image size it was trained on; name it: --size, or in a "
+            'job\'s config "dream": {"image_size": 256}'
+        )
+    return size
+
+
 def beside(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a manifest's config without what it declares: the sizes of its network."""
     return {name: value for name, value in config.items() if name != CAPABILITIES}
@@ -162,6 +180,22 @@ def require_rollouts(found: Capabilities, model: str, *, robot: RobotSpec = WIDO
         raise ConfigError(
             f"world model {model} knows the domains {', '.join(found.domains) or 'none'}, not {robot.name}; refine it "
             f"on episodes of that arm (gymnast wm train, dataset with robot={robot.name})"
+        )
+
+
+def require_dream(manifest: Manifest, dream: DreamConfig) -> None:
+    """Let settings of a dream pass that the world model heeds.
+
+    Raises:
+        ConfigError: it is a compact one, which samples as it was trained to and without guidance.
+    """
+    given = {"steps": dream.steps, "guidance": dream.guidance if dream.guidance != 1.0 else None}
+    said = [f"dream.{name} {value:g}" for name, value in given.items() if value is not None]
+    if manifest.architecture == COMPACT and said:
+        raise ConfigError(
+            f"{' and '.join(said)}: {manifest.id} is a compact world model, which has no guidance and draws a frame in "
+            f"the {manifest.config.get('sampling_steps')} steps that it was made for; leave it out, or make one of "
+            "other steps: gymnast wm distil"
         )
 
 

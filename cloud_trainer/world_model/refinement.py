@@ -10,7 +10,6 @@ from typing import Protocol
 import torch
 
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
-from cloud_trainer.world_model.capabilities import declared_by
 from cloud_trainer.world_model.compact import model as compact_model
 from cloud_trainer.world_model.compact.data import Clips, clips_of
 from cloud_trainer.world_model.compact.model import CompactWorldModel
@@ -120,9 +119,11 @@ def _refine_dit(parent: Path, episodes: Sequence[Episode], how: Refinement, out:
         raise CancelledError(f"refinement cancelled after {trainer.step} of {how.iterations} iterations")
     lineage = {"episodes": [episode.episode_id for episode in episodes], "stream": stream.fingerprint}
     trainer.export(
-        out, codec_config=loaded.codec_config, parents=(loaded.manifest.id,), lineage=lineage,
-        before=declared_by(loaded.manifest),
-    )  # fmt: skip
+        out,
+        codec_config=loaded.codec_config,
+        parent=loaded.manifest,
+        lineage=lineage,
+    )
 
 
 def on_policy_stream(episodes: Sequence[Episode], network: DiTConfig, seed: int) -> ClipStream:

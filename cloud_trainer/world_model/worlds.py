@@ -15,7 +15,13 @@ from typing import Protocol
 import torch
 
 from cloud_trainer.world_model.audit.cases import EnvDreamer, dit_dreamer
-from cloud_trainer.world_model.capabilities import declared_by, require_practice, require_rollouts
+from cloud_trainer.world_model.capabilities import (
+    declared_by,
+    image_size_of,
+    require_dream,
+    require_practice,
+    require_rollouts,
+)
 from cloud_trainer.world_model.compact import model as compact_model
 from cloud_trainer.world_model.compact.data import Clips, clips_of, median_background, starts_of
 from cloud_trainer.world_model.compact.env import CompactWorldModelEnv
@@ -27,7 +33,7 @@ from cloud_trainer.world_model.dit.env import WorldModelEnv, WorldModelEnvConfig
 from cloud_trainer.world_model.dit.sampler import SamplerConfig
 from cloud_trainer.world_model.starts import StartState
 from gymnast_core.env import Env
-from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.errors import CheckpointError
 from gymnast_core.extensions import WORLD_MODELS, extension, installed
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.policies.placement import device_of
@@ -118,7 +124,7 @@ class DiTWorld:
     def __init__(self, world: WorldModel, codec: Codec, config: DreamConfig) -> None:
         """Wrap a loaded checkpoint; the window is the longest its network knows."""
         self._world, self._codec, self.batch_size = world, codec, config.batch_size
-        self._image_size = config.image_size or declared_by(world.manifest).image_size
+        self._image_size = config.image_size
         window = world.model.config.max_frames
         sampler = SamplerConfig(
             steps=config.steps or world.sampling_steps,
@@ -150,12 +156,7 @@ class DiTWorld:
         Raises:
             ConfigError: nobody says which image size it was trained on.
         """
-        if self._image_size is None:
-            raise ConfigError(
-                f"world model {self.version} does not say which image size it was trained on; name it: --size, or in a "
-                f'job\'s config "dream": {{"image_size": 256}}'
-            )
-        return int(self._image_size)
+        return self._image_size or image_size_of(self._world.manifest)
 
     def env(self, starts: Sequence[StartState]) -> Env:
         """See World; neighbouring rows with the same start share its encoding and its first pass."""
@@ -191,13 +192,14 @@ def load_world(folder: Path, config: DreamConfig | None = None, *, seeded: bool 
 
     Raises:
         CheckpointError: no world model, altered, or of an unknown architecture.
-        ConfigError: it declares that it takes no actions of the arm, or cannot be seeded; or a package adds the
-            architecture, but it cannot be imported.
+        ConfigError: it declares that it takes no actions of the arm, or cannot be seeded; it does not heed a setting
+            of the dream; or a package adds the architecture, but it cannot be imported.
     """
     manifest = read_manifest(folder)
     architecture = manifest.architecture
     if manifest.kind == "world_model":
         (require_practice if seeded else require_rollouts)(declared_by(manifest), manifest.id)
+        require_dream(manifest, config or DreamConfig())
     if architecture in _WORLDS:
         return _WORLDS[architecture].load(folder, config)
     if architecture not in (others := installed(WORLD_MODELS)):

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gymnast_cli.connect import emit
+from gymnast_cli.revoked import access_of, add_revoked_arguments
 from gymnast_core.errors import ConfigError
 from gymnast_core.seeds import block
 
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     collect.add_argument("--seed-start", type=int, default=block("collect").start, help="first start state")
     collect.add_argument("--sample", type=int, default=0, metavar="SEED", help="of its exploration; -1: greedy")
     collect.add_argument("--out", type=Path, required=True, help="folder for the episodes (.mcap)")
+    add_revoked_arguments(serve)
     for driver in (check, collect):
         driver.add_argument("address", help=f"where it is served: {WHERE}")
     for one in (serve, check, collect):
@@ -52,15 +54,17 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _serve(args: argparse.Namespace, console: Console) -> int:
     from gymnast_core.foreign.mapping import read_mapping
+    from gymnast_core.wire.env_codec import UNIX
     from gymnast_core.wire.env_host import EnvHost
     from gymnast_core.wire.env_server import EnvServer
 
     if args.rows < 1:
         raise ConfigError(f"--rows must be at least 1, got {args.rows}")
     identity = _identity(args)
+    access = None if identity is None or args.listen.startswith(UNIX) else access_of(args, identity)
     host = EnvHost(args.gymnasium, read_mapping(args.mapping), args.rows, answer_s=args.answer_s)
     try:
-        server = EnvServer(host, _home(args.listen), identity)
+        server = EnvServer(host, _home(args.listen), access)
     except ConfigError:
         host.close()
         raise

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from gymnast_core.jobs.audit import SceneAudit, SceneBounds
+from gymnast_core.jobs.audit import SCENE_SUCCESS, SceneAudit, SceneBounds
 from gymnast_core.jobs.practice import ReinforcingSettings
 from gymnast_core.jobs.spec import PractisedResult, ReinforcingSpec, Remembered, Urgency
 from gymnast_core.settings import Count, NotNegative, Says, Share, Texts
@@ -49,7 +49,7 @@ class AdaptSettings(ReinforcingSettings):
     @classmethod
     def overridable(cls) -> set[str]:
         """Return the names that `overrides` may name."""
-        return {*SceneBounds.model_fields, "episodes", "judge_task_floor"}
+        return {*SceneBounds.model_fields, "episodes", "judge_task_floor", SCENE_SUCCESS}
 
 
 class AdaptSpec(ReinforcingSpec):

@@ -32,8 +32,11 @@ AT_LEAST = frozenset(
 )  # fmt: skip
 """Bounds from below; the others are bounds from above."""
 
-OVERRIDABLE = ("judge_floor", "judge_task_floor", "judge_drift", "sight_floor")
-"""What of the judge an operator may decide to ignore, beside the bounds of the audit."""
+SCENE_SUCCESS = "scene_success"
+"""That something ever succeeded in the scene that practice is for."""
+
+OVERRIDABLE = ("judge_floor", "judge_task_floor", "judge_drift", "sight_floor", SCENE_SUCCESS)
+"""What an operator may decide to ignore, beside the bounds of the audit: of the judge, and of a scene."""
 
 
 class SceneBounds(Settings):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, model_validator
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.jobs.audit import OVERRIDABLE, AuditBounds, PracticeAudit, check_overrides
+from gymnast_core.jobs.audit import OVERRIDABLE, SCENE_SUCCESS, AuditBounds, PracticeAudit, check_overrides
 from gymnast_core.jobs.cluster import ClusterConfig, RolloutCluster
 from gymnast_core.jobs.grpo import GroupSize, GrpoChoices, check_rollouts
 from gymnast_core.jobs.judges import Endpoint, JudgeChoice
@@ -183,7 +183,7 @@ class PracticeSettings(Settings):
     @classmethod
     def overridable(cls) -> set[str]:
         """Return the names that `overrides` may name."""
-        return {*AuditBounds.model_fields, *OVERRIDABLE} - {"trusted_error"}
+        return {*AuditBounds.model_fields, *OVERRIDABLE} - {"trusted_error", SCENE_SUCCESS}
 
 
 class RefiningSettings(PracticeSettings):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from string import hexdigits
 from typing import Literal
 
 from blake3 import blake3
@@ -17,6 +16,7 @@ from gymnast_core.errors import CheckpointError, ConfigError, CorruptError
 from gymnast_core.evaluation.gate import GateTest
 from gymnast_core.json_values import number
 from gymnast_core.records.gate_record import MOST_GATE_BYTES, GateRecord
+from gymnast_core.text import is_digest
 
 GateMode = Literal["required", "warn", "off"]
 GATE_MODES: tuple[GateMode, ...] = ("required", "warn", "off")
@@ -26,7 +26,7 @@ DAY_S = 86_400.0
 MAX_AGE_DAYS = 30.0
 MOST_REASON = 1000
 """Characters of an override's reason."""
-_SECOND_NS, _DIGEST_HEX = 1_000_000_000, 64
+_SECOND_NS = 1_000_000_000
 _NOT_MORE = ("margin", "alpha", "ceiling")
 _NOT_LESS = ("alpha_violations", "doubt", "floor", "min_pairs", "max_pairs")
 """Settings of the usual rule that a record's may exceed in neither direction: that would pass more."""
@@ -57,7 +57,7 @@ class GateSeal:
         texts = (self.record, self.digest, self.tenant)
         if not all(isinstance(text, str) and 0 < len(text) <= 256 for text in texts):
             raise CorruptError(f"a gate record is named by id, digest and tenant, got {str(texts)[:120]}")
-        if len(self.digest) != _DIGEST_HEX or not set(self.digest) <= set(hexdigits):
+        if not is_digest(self.digest):
             raise CorruptError(f"{self.digest[:80]!r} is no digest")  # it names a file on the robot
         if type(self.size) is not int or not 0 < self.size <= MOST_GATE_BYTES:
             raise CorruptError(f"a gate record of {self.size!r} bytes; at most {MOST_GATE_BYTES} are accepted")

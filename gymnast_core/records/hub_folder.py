@@ -29,7 +29,7 @@ from gymnast_core.records.manifest import (
 )
 from gymnast_core.records.model_card import LIBRARY, Measured, measured_in, model_card
 from gymnast_core.records.weights import check_safetensors_file
-from gymnast_core.text import one_line
+from gymnast_core.text import is_digest, one_line
 
 CONFIG_NAME, MODEL_NAME, CARD_NAME = "config.json", "model.safetensors", "README.md"
 FORMAT_VERSION = 1
@@ -60,7 +60,7 @@ class HubOrigin:
             CorruptError: neither.
         """
         checked_text(self.name, "name of an imported folder", MOST_NAME)
-        if self.card_sha256 and (len(self.card_sha256) != 64 or set(self.card_sha256) - set("0123456789abcdef")):
+        if self.card_sha256 and not is_digest(self.card_sha256):
             raise CorruptError(f"{self.card_sha256[:80]!r} is no SHA-256 of a card; send 64 hex digits, or nothing")
 
 
@@ -109,6 +109,8 @@ def _whole(target: Path) -> Iterator[Path]:
 def read_hub_folder(folder: Path, into: Path) -> tuple[Manifest, HubOrigin]:
     """Write the checkpoint of a Hub folder as a checkpoint folder, whole or not at all.
 
+    A bounds.json is left where it is: by its writer's bounds and audited horizon, gates here would refuse and let pass.
+
     Args:
         folder: with config.json and model.safetensors, as write_hub_folder() makes it; links are followed.
         into: must not exist yet.
@@ -127,8 +129,6 @@ def read_hub_folder(folder: Path, into: Path) -> tuple[Manifest, HubOrigin]:
     with _whole(into) as staging:
         shutil.copyfile(folder / MODEL_NAME, staging / WEIGHTS_NAME)
         (staging / MANIFEST_NAME).write_bytes(manifest.to_bytes())
-        if (folder / BOUNDS_NAME).is_file():
-            shutil.copyfile(folder / BOUNDS_NAME, staging / BOUNDS_NAME)
         _check_weights(folder, staging, manifest)
     card = folder / CARD_NAME
     digest = hashlib.sha256(card.read_bytes()).hexdigest() if card.is_file() else ""
@@ -192,9 +192,8 @@ def _check_sizes(folder: Path, manifest: Manifest) -> None:
             f"{folder / MODEL_NAME} has {size} bytes, {CONFIG_NAME} says {manifest.weights_bytes}; fetch it again (a "
             "few hundred bytes are a Git LFS pointer: git lfs pull)"
         )
-    for name in (BOUNDS_NAME, CARD_NAME):
-        if (folder / name).is_file():
-            _check_size(folder / name, MOST_BESIDE)
+    if (card := folder / CARD_NAME).is_file():
+        _check_size(card, MOST_BESIDE)
 
 
 def _check_size(path: Path, most: int) -> None:

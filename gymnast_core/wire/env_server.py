@@ -18,8 +18,7 @@ from gymnast_core.errors import ConfigError, OccupiedError
 from gymnast_core.wire.env_codec import MESSAGE_OPTIONS, UNIX
 from gymnast_core.wire.env_host import EnvHost
 from gymnast_core.wire.gymnast.v1 import env_pb2, env_pb2_grpc
-from gymnast_core.wire.identity import Identity
-from gymnast_core.wire.peers import answered, bound, listen_securely, require_role
+from gymnast_core.wire.peers import CertifiedAccess, answered, bound, listen_securely
 
 SILENT_S = 60.0
 """After which a driver that said nothing has lost the environment to the next one."""
@@ -29,8 +28,8 @@ ReplyT = TypeVar("ReplyT")
 class EnvServicer(env_pb2_grpc.EnvServiceServicer):
     """EnvService over one host."""
 
-    def __init__(self, host: EnvHost, identity: Identity | None) -> None:
-        self._host, self._identity = host, identity
+    def __init__(self, host: EnvHost, access: CertifiedAccess | None) -> None:
+        self._host, self._access = host, access
         self._lock = threading.Lock()
         self._session, self._heard_s = "", 0.0
 
@@ -64,8 +63,8 @@ class EnvServicer(env_pb2_grpc.EnvServiceServicer):
         """Act for who may, one at a time."""
 
         def alone() -> ReplyT:
-            if self._identity is not None:  # else the socket's folder decides
-                require_role(context, self._identity, "drive this environment")
+            if self._access is not None:  # else the socket's folder decides
+                self._access.require_role(context, "drive this environment")
             with self._lock:
                 if session is not None and (not session or session != self._session):
                     raise OccupiedError("this environment was left to another driver; open it again")
@@ -82,29 +81,31 @@ class EnvServer:
     Args:
         host: of the environment.
         where: unix:PATH, or HOST:PORT (port 0 takes a free one).
-        identity: for HOST:PORT; its certificate names the host.
+        access: for HOST:PORT.
 
     Attributes:
         address: where drivers find it.
 
     Raises:
-        ConfigError: a port without an identity, a socket where others could open it, or the address is taken.
+        ConfigError: a port without access, a socket where others could open it, or the address is taken.
     """
 
-    def __init__(self, host: EnvHost, where: str, identity: Identity | None = None) -> None:
-        self._host = host
+    def __init__(self, host: EnvHost, where: str, access: CertifiedAccess | None = None) -> None:
+        self._host, self._access = host, access
         options: Any = (*MESSAGE_OPTIONS, ("grpc.so_reuseport", 0))
         self._server = grpc.server(ThreadPoolExecutor(4), options=options)
         if where.startswith(UNIX):
             path = _private(Path(where.removeprefix(UNIX)))
-            identity, self.address = None, f"{UNIX}{path}"
+            self._access, self.address = None, f"{UNIX}{path}"
             bound(self._server, self.address, grpc.local_server_credentials(grpc.LocalConnectionType.UDS))
         else:
-            if identity is None:
+            if access is None:
                 raise ConfigError(f"to listen on {where}, give an identity (`gymnast enroll`), or listen on unix:PATH")
-            self.address = listen_securely(self._server, where, identity)
-        env_pb2_grpc.add_EnvServiceServicer_to_server(EnvServicer(host, identity), self._server)
+            self.address = listen_securely(self._server, where, access.identity)
+        env_pb2_grpc.add_EnvServiceServicer_to_server(EnvServicer(host, self._access), self._server)
         self._server.start()
+        if self._access is not None:
+            self._access.revocations.start()
 
     def wait(self) -> None:
         """Until it is stopped."""
@@ -113,6 +114,8 @@ class EnvServer:
     def close(self) -> None:
         """Stop listening and end the environment."""
         self._server.stop(1.0).wait()
+        if self._access is not None:
+            self._access.revocations.stop()
         self._host.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NoReturn, TypeVar
 
 import grpc
@@ -12,7 +13,8 @@ from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.wire.address import Address
 from gymnast_core.wire.channel import ERROR_KEY
 from gymnast_core.wire.errors import NotPermittedError, ServerFaultError, wire_error
-from gymnast_core.wire.identity import Identity, peer_of
+from gymnast_core.wire.identity import Identity
+from gymnast_core.wire.revocation import Revocations
 
 LOG = logging.getLogger(__name__)
 ROLES = ("trainer", "operator", "admin", "robot")
@@ -36,21 +38,33 @@ def _refuse(context: grpc.ServicerContext, error: GymnastError) -> NoReturn:
     context.abort(grpc.StatusCode[status], str(error)[:1000])
 
 
-def require_role(context: grpc.ServicerContext, identity: Identity, does: str) -> None:
-    """Let those of the server's tenant in.
+@dataclass(frozen=True)
+class CertifiedAccess:
+    """What a server on the network lets callers in by.
 
-    Args:
-        context: of the call.
-        identity: of the server.
-        does: what they do here, e.g. "drive this environment".
-
-    Raises:
-        NotPermittedError: another tenant's, or of no such role.
+    Attributes:
+        identity: of the server; its certificate names the host.
+        revocations: certificates that were taken back.
     """
-    shown = context.auth_context().get("x509_pem_cert", ())
-    peer = peer_of(bytes(next(iter(shown)))) if shown else None
-    if peer is None or peer.tenant != identity.peer.tenant or peer.role not in ROLES:
-        raise NotPermittedError(f"only {', '.join(ROLES)} of {identity.peer.tenant} {does}")
+
+    identity: Identity
+    revocations: Revocations
+
+    def require_role(self, context: grpc.ServicerContext, does: str) -> None:
+        """Let those of the server's tenant in, and end their call when their certificate is taken back.
+
+        Args:
+            context: of the call.
+            does: what they do here, e.g. "drive this environment".
+
+        Raises:
+            NotPermittedError: another tenant's, or of no such role.
+            RevokedError: the certificate was taken back, or has run out.
+            ServerFaultError: which were taken back is not known any more.
+        """
+        peer, tenant = self.revocations.admit(context), self.identity.peer.tenant
+        if peer is None or peer.tenant != tenant or peer.role not in ROLES:
+            raise NotPermittedError(f"only {', '.join(ROLES)} of {tenant} {does}")
 
 
 def listen_securely(server: grpc.Server, where: str, identity: Identity) -> str:

@@ -10,8 +10,7 @@ import grpc
 
 from gymnast_core.wire.channel import KEEPALIVE_TIME_MS
 from gymnast_core.wire.gymnast.v1 import worlds_pb2, worlds_pb2_grpc
-from gymnast_core.wire.identity import Identity
-from gymnast_core.wire.peers import answered, listen_securely, require_role
+from gymnast_core.wire.peers import CertifiedAccess, answered, listen_securely
 
 DOES = "ask this world model"
 SPARE = 3
@@ -33,14 +32,14 @@ class Predictions(Protocol):
 
 
 class _Servicer(worlds_pb2_grpc.WorldModelServiceServicer):
-    def __init__(self, predictions: Predictions, identity: Identity) -> None:
-        self._predictions, self._identity = predictions, identity
+    def __init__(self, predictions: Predictions, access: CertifiedAccess) -> None:
+        self._predictions, self._access = predictions, access
 
     def Describe(
         self, request: worlds_pb2.DescribeWorldRequest, context: grpc.ServicerContext
     ) -> worlds_pb2.WorldDescription:
         def act() -> worlds_pb2.WorldDescription:
-            require_role(context, self._identity, DOES)
+            self._access.require_role(context, DOES)
             return self._predictions.describe()
 
         return answered(context, act)
@@ -49,7 +48,7 @@ class _Servicer(worlds_pb2_grpc.WorldModelServiceServicer):
         self, request: worlds_pb2.WorldPredictRequest, context: grpc.ServicerContext
     ) -> worlds_pb2.WorldPredictReply:
         def act() -> worlds_pb2.WorldPredictReply:
-            require_role(context, self._identity, DOES)
+            self._access.require_role(context, DOES)
             return self._predictions.predict(request, context.is_active)
 
         return answered(context, act)
@@ -61,7 +60,7 @@ class WorldServer:
     Args:
         predictions: what answers.
         where: HOST:PORT; port 0 takes a free one.
-        identity: its certificate names the host.
+        access: who is let in; its certificate names the host.
 
     Attributes:
         address: where callers find it.
@@ -70,7 +69,7 @@ class WorldServer:
         ConfigError: the address is none, or not to be had.
     """
 
-    def __init__(self, predictions: Predictions, where: str, identity: Identity) -> None:
+    def __init__(self, predictions: Predictions, where: str, access: CertifiedAccess) -> None:
         limits = predictions.describe()
         options: Any = (
             ("grpc.max_receive_message_length", limits.request_bytes), ("grpc.so_reuseport", 0),
@@ -79,10 +78,13 @@ class WorldServer:
         )  # fmt: skip
         pool = ThreadPoolExecutor(limits.concurrency + SPARE)
         self._server = grpc.server(pool, options=options, maximum_concurrent_rpcs=4 * (limits.concurrency + SPARE))
-        worlds_pb2_grpc.add_WorldModelServiceServicer_to_server(_Servicer(predictions, identity), self._server)
-        self.address = listen_securely(self._server, where, identity)
+        worlds_pb2_grpc.add_WorldModelServiceServicer_to_server(_Servicer(predictions, access), self._server)
+        self.address = listen_securely(self._server, where, access.identity)
+        self._access = access
         self._server.start()
+        access.revocations.start()
 
     def stop(self) -> None:
         """Stop listening; what is computed is given up."""
         self._server.stop(1.0).wait()
+        self._access.revocations.stop()

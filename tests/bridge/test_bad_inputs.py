@@ -29,7 +29,7 @@ from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink import Uplink
 from gymnast_ros.uplink.upload import METHOD
-from tests.bridge.conftest import fill, make_episode
+from tests.bridge.conftest import fill, make_checkpoint, make_episode
 
 SMALL = Limits(
     episode_bytes=1 << 20, window_bytes=1 << 20, tenant_episodes=3, idle_stream_s=0.5, min_free_bytes=1,
@@ -386,6 +386,19 @@ def test_published_pickle_is_refused_and_leaves_nothing(tight, tmp_path):
     assert isinstance(error, GymnastError)
     assert "safetensors" in str(error) or "header" in str(error)
     assert tight.meta.checkpoints("default") == []
+    assert [path for path in (tmp_path / "trainer" / "staging").iterdir() if path.is_file()] == []
+
+
+def test_a_refused_publish_leaves_its_weights_nowhere(tight, tmp_path):
+    make_checkpoint(tmp_path / "good")
+    trainer = enroll(tmp_path / "trainer" / "ca", "gpu", "trainer", out=tmp_path / "gpu")
+    with Trainer(tight.address, trainer) as there:
+        for refused, said in (
+            ({"valid_for_s": 20 * 366 * 86_400}, "ten years"), ({"robots": ["wx-1"] * 1001}, "at most"),
+            ({"override_reason": "in a hurry"}, "may not"),
+        ):  # fmt: skip
+            with pytest.raises(GymnastError, match=said):
+                there.checkpoints.publish(tmp_path / "good", **refused)
     assert [path for path in (tmp_path / "trainer" / "staging").iterdir() if path.is_file()] == []
 
 

@@ -15,7 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from cloud_trainer.service.config import Limits
 from cloud_trainer.service.methods import SERVICES
-from cloud_trainer.service.revocation import ISSUED, REVOKED, note_issued, read_revoked, revoke
+from cloud_trainer.service.revocation import ISSUED, note_issued, revoke
 from cloud_trainer.service.servicers.messages import json_field
 from gymnast_client.checkpoints import signed_document
 from gymnast_client.download import BlobDownload
@@ -31,6 +31,7 @@ from gymnast_core.wire.codec import decode_upload
 from gymnast_core.wire.gymnast.v1 import policy_pb2
 from gymnast_core.wire.identity import Peer, peer_of
 from gymnast_core.wire.inference import observation_from
+from gymnast_core.wire.revocation import REVOKED, read_revoked
 from gymnast_ros.uplink import RobotStore
 from tests.bridge.swap_kills import KEY, TRUSTED, stage, weights_of
 

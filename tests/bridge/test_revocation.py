@@ -9,7 +9,6 @@ import grpc
 import pytest
 
 from cloud_trainer.service import enroll, revoke
-from cloud_trainer.service.revocation import REVOKED, read_revoked
 from gymnast_cli.main import main
 from gymnast_client import Trainer
 from gymnast_core.episodes import Spool
@@ -20,6 +19,7 @@ from gymnast_core.wire.errors import RevokedError
 from gymnast_core.wire.gymnast.v1 import trajectories_pb2 as pb
 from gymnast_core.wire.gymnast.v1 import weights_pb2, weights_pb2_grpc
 from gymnast_core.wire.identity import Identity
+from gymnast_core.wire.revocation import REVOKED, read_revoked
 from gymnast_ros.uplink import Uplink, UplinkEvent
 from gymnast_ros.uplink.upload import METHOD
 from tests.bridge.conftest import fill

@@ -17,7 +17,7 @@ from cloud_trainer.app import App, AppConfig
 from cloud_trainer.service import ServiceConfig, enroll
 from gymnast_cli.main import main
 from gymnast_client import Trainer
-from gymnast_core.errors import GymnastError
+from gymnast_core.errors import CheckpointError, GymnastError
 from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.records.gate_record import GateRecord
 from gymnast_core.records.hub_folder import HubOrigin, read_hub_folder, write_hub_folder
@@ -69,7 +69,8 @@ def test_what_is_exported_comes_back_bit_for_bit_and_its_card_is_a_card(
 ) -> None:
     said = gymnast("weights", "export", SHIPPED / name, tmp_path / "hub")
     gymnast("weights", "import", tmp_path / "hub", "--into", tmp_path / "back")
-    files = {path.name: path.read_bytes() for path in (SHIPPED / name).iterdir()}
+    files = {path.name: path.read_bytes() for path in (SHIPPED / name).iterdir() if path.name != "bounds.json"}
+    assert (tmp_path / "hub" / "bounds.json").is_file() is (name == "world_model"), "which a stranger may have written"
     assert {path.name: path.read_bytes() for path in (tmp_path / "back").iterdir()} == files
     card = ModelCard.load(tmp_path / "hub" / "README.md")
     assert card.data.library_name == "gymnast"
@@ -202,6 +203,23 @@ def test_a_trainer_looks_itself_at_what_a_world_model_declares(trainer: App, tmp
     with Trainer(trainer.service.address, identity) as there, pytest.raises(GymnastError, match="names none of"):
         there.checkpoints.import_checkpoint(tmp_path / "lies", HubOrigin("lies", ""))
     assert not trainer.shelves.of("default").ids("world_model")
+
+
+def test_what_was_imported_is_no_jobs_default_before_an_operator_starts_the_trainer_with_it(
+    trainer: App, gymnast: Gymnast, tmp_path: Path
+) -> None:
+    shelf = trainer.shelves.of("default")
+    for kind in ("world_model", "judge"):
+        write_hub_folder(SHIPPED / kind, tmp_path / kind)
+        gymnast("weights", "import", tmp_path / kind, *flags(trainer, tmp_path))
+        found = read_manifest(SHIPPED / kind).id
+        assert shelf.path(found).is_dir(), "a job may name it"
+        with pytest.raises(CheckpointError, match=f"from elsewhere, name one: {found}"):
+            shelf.newest(kind)
+        shelf.add(SHIPPED / kind)  # as `gymnast serve --import` does
+        assert shelf.newest(kind).name == found
+        gymnast("weights", "import", tmp_path / kind, *flags(trainer, tmp_path))
+        assert shelf.newest(kind).name == found, "known here already, it stays what it was"
 
 
 @pytest.mark.parametrize(

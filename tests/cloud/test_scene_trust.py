@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import shutil
@@ -18,10 +19,11 @@ from cloud_trainer.flows.adaptation_engine import SceneRequest
 from cloud_trainer.flows.scene_counts import decided_share, of_job, to_collect, too_few
 from cloud_trainer.flows.scene_engine import SceneEngine
 from cloud_trainer.jobs import adapt as adapting
+from cloud_trainer.jobs import scene as scenes
 from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.calibrated import calibrated_bounds, write_bounds
 from cloud_trainer.jobs.runner import Recorded
-from cloud_trainer.jobs.scene import FILMS, divide, preview
+from cloud_trainer.jobs.scene import FILMS, divide, nothing_succeeds, preview, trust
 from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
@@ -33,6 +35,7 @@ from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError, CorruptError, NotTrustedError
 from gymnast_core.evaluation.scene_book import SceneBook
 from gymnast_core.records.manifest import Manifest
+from gymnast_core.types import Outcome
 from tests.cloud.jobs import TINY_SCENE, in_another_scene, job_of, scene_job
 from tests.cloud.learning_fakes import episode, tiny_world_model
 
@@ -175,6 +178,36 @@ def test_nothing_is_practised_that_will_be_refused_for_what_it_forgets(material,
         NotTrustedError, match=r"forget elsewhere cannot be measured: .* 0 are successes and \d+ failures"
     ):
         adapt(job)
+
+
+def test_no_success_counts_as_none_to_learn_from_where_chance_does_not_explain_it():
+    lost = [replace(episode(seed), outcome=Outcome.FAILURE) for seed in range(23)]
+    assert "none of 21 real episodes of this task here succeeded, so at most 10%" in nothing_succeeds(lost[:21], 8)
+    assert nothing_succeeds(lost[:18], 8), ".875 to the 18th is .09"
+    assert not nothing_succeeds(lost[:17], 8), ".875 to the 17th is .103"
+    assert not nothing_succeeds([*lost, replace(lost[0], outcome=Outcome.SUCCESS)], 8)
+    assert not nothing_succeeds([], 8)
+
+
+def test_a_scene_where_nothing_ever_succeeded_is_refused_before_anything_is_dreamt(material, tmp_path, monkeypatch):
+    def dreamt(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(scenes, "measure_gates", dreamt)
+    here = [replace(entry, outcome="failure") for entry in in_another_scene(material, tmp_path / "recorded")]
+    names = [read_summary(entry.path).header.episode_id for entry in here]
+    lost = [replace(entry, episode_id=name) for entry, name in zip(here, names, strict=True)]
+    config = {**TINY_SCENE, "check": True, "group_size": 2}
+    asked = {"scene": "bench", "instruction": TASK}
+    job = functools.partial(job_of, (material[0], lost), tmp_path / "job", **asked)
+    with pytest.raises(NotTrustedError, match=r"scene_success: none of 6 .* Demonstrate or tele-operate"):
+        adapt(job(kind="adapt", config=config))
+    seen = trust(job(kind="trust", config=config, episodes=names))
+    assert (seen.ok, seen.figures["real_episodes_here"]) == (False, 6)
+    assert "override scene_success with a reason" in seen.reason
+    for let in ({"check": False}, {"overrides": {"scene_success": "the drawer was locked"}}):
+        with pytest.raises(ZeroDivisionError):
+            trust(job(kind="trust", config={**config, **let}, episodes=names))
 
 
 def test_an_adaptation_that_will_be_refused_does_not_begin(material, tmp_path):

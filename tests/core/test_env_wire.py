@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud_trainer.service import enroll
+from cloud_trainer.service import enroll, revoke
 from gymnast_core.episodes import read_episode, read_summary
 from gymnast_core.errors import ConfigError, EnvLostError, OccupiedError
 from gymnast_core.foreign.check import check_env
@@ -24,8 +24,10 @@ from gymnast_core.wire import env_server
 from gymnast_core.wire.env_client import RemoteEnv
 from gymnast_core.wire.env_host import EnvHost
 from gymnast_core.wire.env_server import EnvServer
-from gymnast_core.wire.errors import NotPermittedError
+from gymnast_core.wire.errors import NotPermittedError, RevokedError
 from gymnast_core.wire.identity import Identity
+from gymnast_core.wire.peers import CertifiedAccess
+from gymnast_core.wire.revocation import Revocations, RevokedFile
 from tests.contracts.env_contract import EnvContract
 from tests.core.test_gymnasium_env import TOY
 from tests.core.toy_gymnasium import MAPPING
@@ -127,7 +129,7 @@ def test_over_the_network_certificates_decide(tmp_path: Path) -> None:
     host = EnvHost(TOY, GymnasiumMapping(**MAPPING), 1)
     with pytest.raises(ConfigError, match="give an identity"):
         EnvServer(host, "localhost:0")
-    server = EnvServer(host, "localhost:0", ids["sim"])
+    server = EnvServer(host, "localhost:0", CertifiedAccess(ids["sim"], Revocations(RevokedFile(tmp_path / "ca"))))
     env = RemoteEnv(server.address, ids["ana"])
     assert all(one.kept is not False for one in check_env(env, env.instruction))
     env.close()
@@ -135,6 +137,15 @@ def test_over_the_network_certificates_decide(tmp_path: Path) -> None:
         RemoteEnv(server.address, ids["bob"])
     with pytest.raises(ConfigError, match="identity is needed"):
         RemoteEnv(server.address)
+    env = RemoteEnv(server.address, ids["ana"])
+    revoke(tmp_path / "ca", "ana")
+
+    def drive() -> None:
+        for _ in range(10_000):  # until the list was read again
+            env.reset(env.instruction, seed=0)
+
+    with pytest.raises(RevokedError, match="was revoked"):
+        drive()
     server.close()
 
 

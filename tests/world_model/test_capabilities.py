@@ -23,7 +23,7 @@ from cloud_trainer.world_model.worlds import load_world
 from gymnast_cli.main import main
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.policies.text import bag_of_words
-from gymnast_core.records.manifest import read_checkpoint, write_checkpoint
+from gymnast_core.records.manifest import read_checkpoint, read_manifest, write_checkpoint
 from gymnast_core.shipped import shipped_checkpoints
 from tests.cli.test_wm import NETWORK
 from tests.world_model.test_sources import lerobot_folder
@@ -143,6 +143,17 @@ def test_nothing_is_commanded_in_a_model_of_words(planner: Path, data: Any, tmp_
     asked = {"policy": shelf.ids("policy")[0], "world_model": read_checkpoint(planner)[0].id}
     with pytest.raises(ConfigError, match="takes text"):
         check_submission(shelves, lambda _: None, "default", "improve", asked)  # type: ignore[arg-type, return-value]
+
+
+def test_a_compact_model_refuses_steps_and_guidance_that_it_would_not_heed(tmp_path: Path, capsys: Any) -> None:
+    shelves = Shelves(tmp_path / "trainer", [SHIPPED.parent / "policy", SHIPPED])
+    (policy,) = shelves.of("default").ids("policy")
+    for named in ({}, {"world_model": read_manifest(SHIPPED).id}):  # the trainer's own choice is looked at, too
+        asked = {"policy": policy, "config": {"dream": {"steps": 4, "guidance": 2.0}}, **named}
+        with pytest.raises(ConfigError, match=r"dream.steps 4 and dream.guidance 2: world_model-\S+ is a compact"):
+            check_submission(shelves, lambda _: None, "default", "improve", asked)  # type: ignore[arg-type, return-value]
+    assert main(["--json", "wm", "serve", str(SHIPPED), "--port", "0", "--steps", "4"]) == 2
+    assert "gymnast wm distil" in json.loads(capsys.readouterr().out)["message"]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from cloud_trainer.world_model.distillation import Distilling, distil_world
 from cloud_trainer.world_model.dit.checkpoint import load_world_model, save_world_model
 from cloud_trainer.world_model.dit.codec import CodecConfig
 from cloud_trainer.world_model.own_path import own_path_loss
+from cloud_trainer.world_model.refinement import Refinement, refine_world
 from cloud_trainer.world_model.worlds import CompactWorld, DiTWorld, load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs import DistilSettings
@@ -95,6 +96,10 @@ def test_a_dit_student_draws_with_the_steps_it_was_distilled_to(tmp_path: Path) 
     assert load_world_model(tmp_path / "student").sampling_steps == 2
     assert load_world_model(teacher).sampling_steps == 10
     assert isinstance(load_world(tmp_path / "student"), DiTWorld)
+    how = Refinement(1, 1e-4, 0, tmp_path / "refining")
+    refine_world(tmp_path / "student", [tiny_episode(0)], how, tmp_path / "refined")
+    refined = load_world_model(tmp_path / "refined")
+    assert (refined.sampling_steps, refined.manifest.config["sampling_steps"]) == (2, 2), "refined, it is still one"
 
 
 def test_a_network_narrowed_to_its_own_channels_is_the_same_one_and_wider_is_refused() -> None:

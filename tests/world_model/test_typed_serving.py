@@ -29,6 +29,8 @@ from gymnast_core.wire.channel import domain_error
 from gymnast_core.wire.errors import BusyError, IdReusedError, InvalidMessageError, NotPermittedError, ServerFaultError
 from gymnast_core.wire.gymnast.v1 import worlds_pb2
 from gymnast_core.wire.identity import Identity
+from gymnast_core.wire.peers import CertifiedAccess
+from gymnast_core.wire.revocation import Revocations, RevokedFile
 from tests.cloud.learning_fakes import episode, tiny_world_model
 
 LIMITS = PredictLimits(horizon=6, batch=2, request_bytes=200_000, timeout_s=60)
@@ -52,8 +54,11 @@ class Lab:
         tiny_world_model().save(folder / "world")
         self.folder = folder
         self.server, self.version = served_typed(
-            folder / "world", LIMITS, DreamConfig(), where="localhost:0", identity=folder / "sim"
+            folder / "world", LIMITS, DreamConfig(), where="localhost:0", access=self.access("sim")
         )
+
+    def access(self, name: str) -> CertifiedAccess:
+        return CertifiedAccess(self.ids[name], Revocations(RevokedFile(self.folder / "ca")))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def client(lab: Lab) -> Iterator[WorldClient]:
-    client = WorldClient(lab.server.address, lab.ids["ana"])
+    client = WorldClient(lab.server.address, str(lab.folder / "ana"))  # as docs/interop.md does
     yield client
     client.close()
 
@@ -158,7 +163,7 @@ def test_what_fails_inside_goes_out_by_name_and_without_its_text(
 
 def test_it_is_served_with_a_servers_certificate_alone(lab: Lab) -> None:
     with pytest.raises(ConfigError, match="certificate of operator ana"):
-        served_typed(lab.folder / "world", LIMITS, DreamConfig(), where="localhost:0", identity=lab.folder / "ana")
+        served_typed(lab.folder / "world", LIMITS, DreamConfig(), where="localhost:0", access=lab.access("ana"))
     with pytest.raises(BridgeError):
         WorldClient("localhost:1", lab.ids["ana"]).describe()
 

@@ -9,8 +9,8 @@ from cloud_trainer.jobs.calibrated import inherit
 from cloud_trainer.jobs.desk.lab import TRACKER_EVERY, Read
 from cloud_trainer.jobs.distil import Compared, compare
 from cloud_trainer.progress import ProgressEvent
+from cloud_trainer.world_model.capabilities import image_size_of
 from cloud_trainer.world_model.distillation import Distilling, distil_world
-from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.jobs import DistilSettings
 from gymnast_core.policies.placement import device_of
@@ -45,7 +45,7 @@ def distil_checkpoint(
     """
     if out.exists():
         raise ConfigError(f"{out} exists, with {read_manifest(out).id}; name another folder, or delete it")
-    known = read(episodes, load_world(teacher).image_size)
+    known = read(episodes, image_size_of(read_manifest(teacher)))
     held_out, learned = known[::HELD_OUT_EVERY], [e for n, e in enumerate(known) if n % HELD_OUT_EVERY]
     if not learned:
         raise ConfigError(f"{len(known)} episodes are too few to distil on and to hold one out; name at least 2")

@@ -15,6 +15,7 @@ from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.web.server import PageServer
 from gymnast_core.wire.address import check_exposed, plain_host
 from gymnast_core.wire.identity import Identity
+from gymnast_core.wire.peers import CertifiedAccess
 from gymnast_core.wire.token import read_token
 from gymnast_core.wire.world_server import WorldServer
 
@@ -52,7 +53,7 @@ def served_world(
     tls, proof = identity is not None, token is not None
     check_exposed(host, tls=tls, proof=proof, remedy="name --identity and --token")
     if identity is not None:
-        _server_identity(identity)
+        _check_server(Identity.load(identity))
     secret = "" if token is None else read_token(token)
     predictor = _predictor(folder, limits, dream)
     app = create_app(predictor, secret)
@@ -60,7 +61,7 @@ def served_world(
 
 
 def served_typed(
-    folder: Path, limits: PredictLimits, dream: DreamConfig, *, where: str, identity: Path
+    folder: Path, limits: PredictLimits, dream: DreamConfig, *, where: str, access: CertifiedAccess
 ) -> tuple[WorldServer, str]:
     """Return a running server of a world model for our own client, over mutual TLS, and the model's id.
 
@@ -69,26 +70,25 @@ def served_typed(
         limits: of a request.
         dream: how a DiT dreams.
         where: HOST:PORT to listen on; port 0 takes a free one.
-        identity: folder with a server's certificate, FOLDER/server of a trainer; its tenant may ask.
+        access: with a server's certificate, FOLDER/server of a trainer, whose tenant may ask.
 
     Raises:
-        ConfigError: the identity folder holds no server's certificate, or the address is not to be had.
+        ConfigError: it is no server's certificate, or the address is not to be had.
         ConfigError: the model takes no actions, cannot be seeded, or was not audited for so many steps.
         CheckpointError: no world model.
     """
-    own = _server_identity(identity)
+    _check_server(access.identity)
     predictor = _predictor(folder, limits, dream)
-    return WorldServer(TypedPredictions(predictor), where, own), predictor.version
+    return WorldServer(TypedPredictions(predictor), where, access), predictor.version
 
 
-def _server_identity(folder: Path) -> Identity:
-    identity = Identity.load(folder)
+def _check_server(identity: Identity) -> None:
     if (holder := identity.peer).role != "server":
         raise ConfigError(
-            f"{folder} is the certificate of {holder.role} {holder.name}, which no caller takes for a server's; use "
-            "FOLDER/server of a trainer, whose `gymnast serve --name` says under which names it is reached"
+            f"{identity.folder} is the certificate of {holder.role} {holder.name}, which no caller takes for a "
+            "server's; use FOLDER/server of a trainer, whose `gymnast serve --name` says under which names it is "
+            "reached"
         )
-    return identity
 
 
 def _predictor(folder: Path, limits: PredictLimits, dream: DreamConfig) -> Predictor:

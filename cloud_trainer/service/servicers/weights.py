@@ -22,9 +22,8 @@ from cloud_trainer.service.servicers.messages import (
     signed_release,
 )
 from cloud_trainer.service.stopping import Stopping
-from cloud_trainer.service.upload_weights import receive_checkpoint
+from cloud_trainer.service.upload_weights import received_checkpoint
 from cloud_trainer.store.protocols import BlobStore, ReleaseRow
-from gymnast_core.errors import CorruptError
 from gymnast_core.records.hub_folder import HubOrigin
 from gymnast_core.records.signing import SignedDocument
 from gymnast_core.wire.codec import CHUNK_BYTES, Chunk, crc32c
@@ -52,27 +51,23 @@ class WeightsServicer:
         self, requests: Iterator[weights_pb2.PublishRequest], peer: Peer, context: grpc.ServicerContext
     ) -> weights_pb2.SignedRelease:
         """Receive, check and offer a checkpoint."""
-        manifest, weights, opening = receive_checkpoint(requests, self._staging, self._limits)
-        robots = bounded("robots", opening.robots, MOST_NAMES)
-        if opening.valid_for_s > _MOST_VALID_S:
-            raise InvalidMessageError(f"valid_for_s {opening.valid_for_s} is more than ten years, {_MOST_VALID_S} s")
-        bounded("characters of a reason", opening.override_reason, MOST_CHARACTERS)
-        delivered = self._checkpoints.deliver(
-            peer, manifest, weights, robots=robots, valid_s=opening.valid_for_s or None,
-            override=opening.override_reason,
-        )  # fmt: skip
+        with received_checkpoint(requests, self._staging, self._limits) as (manifest, weights, opening):
+            robots, valid_s = bounded("robots", opening.robots, MOST_NAMES), opening.valid_for_s
+            if valid_s > _MOST_VALID_S:
+                raise InvalidMessageError(f"valid_for_s {valid_s} is more than ten years, {_MOST_VALID_S} s")
+            bounded("characters of a reason", opening.override_reason, MOST_CHARACTERS)
+            delivered = self._checkpoints.deliver(
+                peer, manifest, weights, robots=robots, valid_s=valid_s or None, override=opening.override_reason
+            )
         return self._readable(delivered[1], context)
 
     def Import(
         self, requests: Iterator[weights_pb2.PublishRequest], peer: Peer, context: grpc.ServicerContext
     ) -> weights_pb2.ImportReply:
         """Receive and check a checkpoint from outside, and keep it."""
-        manifest, weights, opening = receive_checkpoint(requests, self._staging, self._limits)
-        try:
-            origin = _origin(opening)
+        with received_checkpoint(requests, self._staging, self._limits) as (manifest, weights, opening):
+            origin = HubOrigin(opening.origin.name, opening.origin.card_sha256)
             known = self._imports.take_in(peer, manifest, weights, origin)
-        finally:
-            weights.unlink(missing_ok=True)  # where it was refused
         return weights_pb2.ImportReply(checkpoint_id=manifest.id, known=known)
 
     def _readable(self, signed: SignedDocument | ReleaseRow, context: grpc.ServicerContext) -> SignedRelease:
@@ -135,10 +130,3 @@ class WeightsServicer:
         else:
             text = json.dumps(self._log.why(peer, request.record_id, verify=request.verify), default=str)
         yield from pieces(text.encode())
-
-
-def _origin(opening: weights_pb2.PublishOpen) -> HubOrigin:
-    try:
-        return HubOrigin(opening.origin.name, opening.origin.card_sha256)
-    except CorruptError as error:
-        raise InvalidMessageError(str(error)) from error

@@ -11,14 +11,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from cloud_trainer.world_model.capabilities import ActionKind, Capabilities, beside, declaration
+from cloud_trainer.world_model.capabilities import COMPACT, ActionKind, Capabilities, beside, declaration
 from cloud_trainer.world_model.compact.network import CompactWorldModelConfig, CompactWorldNetwork
 from cloud_trainer.world_model.compact.precision import mixed_precision
 from gymnast_core.errors import CheckpointError
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.types import ACTION_DIM, ByteArray, FloatArray, IntArray
 
-ARCHITECTURE = "compact_world_model"
+ARCHITECTURE = COMPACT
 BACKGROUND = "background"
 
 

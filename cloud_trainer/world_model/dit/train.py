@@ -23,7 +23,6 @@ from pathlib import Path
 
 import torch
 
-from cloud_trainer.world_model.capabilities import declared_by
 from cloud_trainer.world_model.data.admission import admit
 from cloud_trainer.world_model.data.mixture import ClipStream
 from cloud_trainer.world_model.data.source import EpisodeSource
@@ -35,7 +34,7 @@ from cloud_trainer.world_model.dit.run_config import RunConfig, read_run
 from cloud_trainer.world_model.dit.trainer import DiTTrainer
 from gymnast_core.errors import ConfigError
 from gymnast_core.json_values import JsonObject
-from gymnast_core.records.manifest import read_manifest
+from gymnast_core.records.manifest import Manifest, read_manifest
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ def run_described(values: JsonObject) -> None:
 
 def _train(config: RunConfig, sources: Sequence[EpisodeSource], place: Place) -> None:
     """The run of one process; what it holds is let go before the processes part."""
-    model, parents = _start(config)
+    model, parent = _start(config)
     longest = model.config.max_frames
     config.require_window(longest)
     stream = ClipStream(
@@ -77,21 +76,20 @@ def _train(config: RunConfig, sources: Sequence[EpisodeSource], place: Place) ->
     checkpoint = config.folder / "checkpoint"
     if not checkpoint.exists():
         lineage = {"data": [source.info.name for source in sources], "stream": stream.fingerprint}
-        before = None if config.parent is None else declared_by(read_manifest(config.parent))
-        trainer.export(checkpoint, codec_config=config.codec, parents=parents, lineage=lineage, before=before)
+        trainer.export(checkpoint, codec_config=config.codec, parent=parent, lineage=lineage)
 
 
-def _start(config: RunConfig) -> tuple[DiT, tuple[str, ...]]:
+def _start(config: RunConfig) -> tuple[DiT, Manifest | None]:
     if config.parent is None:
         generator = torch.Generator().manual_seed(config.train.seed)
-        return DiT(config.network).initialise(generator), ()
+        return DiT(config.network).initialise(generator), None
     loaded = load_world_model(config.parent)
     wanted, sizes = config.network.named(), loaded.model.config
     if other := [name for name, value in wanted.items() if value != getattr(sizes, name)]:
         raise ConfigError(f"network {other} differ from those of the parent {config.parent}; leave network out")
     if "objective" in config.train.model_fields_set and config.train.objective != loaded.objective.name:
         _LOG.info("objective changes from=%s to=%s", loaded.objective.name, config.train.objective)
-    return loaded.model, (loaded.manifest.id,)
+    return loaded.model, loaded.manifest
 
 
 def _log(line: Mapping[str, float]) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cloud_trainer.training import Descent, ModelTrainer
 from cloud_trainer.training_state import load_state, save_state
-from cloud_trainer.world_model.capabilities import Capabilities
+from cloud_trainer.world_model.capabilities import declared_by
 from cloud_trainer.world_model.data.mixture import ClipStream
 from cloud_trainer.world_model.data.video import write_video
 from cloud_trainer.world_model.dit.checkpoint import save_world_model
@@ -185,18 +185,17 @@ class DiTTrainer(ModelTrainer):
         folder: Path,
         *,
         codec_config: CodecConfig,
-        parents: tuple[str, ...] = (),
+        parent: Manifest | None = None,
         lineage: Mapping[str, Any] | None = None,
-        before: Capabilities | None = None,
     ) -> Manifest | None:
         """Write the averaged weights as a checkpoint; every rank must call it, rank 0 writes.
 
         Args:
             folder: to create.
             codec_config: of its latents.
-            parents: checkpoints it was made from.
+            parent: of the checkpoint that was trained on: what that was capable of this one is, too, and one that was
+                distilled to few steps goes on to be sampled in them.
             lineage: what else made it.
-            before: what the parent was capable of, which this one is, too.
         """
         state = {name: gathered(value) for name, value in self.ema.items()}
         if not self.place.leads:
@@ -204,6 +203,7 @@ class DiTTrainer(ModelTrainer):
         height, width = self.stream.sample(0).frames_FHWC.shape[1:3]
         side = int(height) if height == width else None
         kinds, domains = self.stream.learned
+        before = None if parent is None else declared_by(parent)
         if before is not None:
             kinds, domains = kinds | set(before.actions), tuple(sorted({*domains, *before.domains}))
         able = self.model.config.capabilities(side, kinds, domains)
@@ -220,7 +220,8 @@ class DiTTrainer(ModelTrainer):
             codec_config=codec_config,
             image_size=side,
             capabilities=able,
-            parents=parents,
+            sampling_steps=None if parent is None else parent.config.get("sampling_steps"),
+            parents=() if parent is None else (parent.id,),
             lineage=described,
         )
 

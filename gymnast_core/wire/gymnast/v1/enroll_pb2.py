@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gymnast/v1/enroll.proto\x12\ngymnast.v1\"\x0f\n\rEnrollRequest\"D\n\x0b\x45nrollReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\x12\r\n\x05trust\x18\x03 \x01(\x0c\x32M\n\rEnrollService\x12<\n\x06\x45nroll\x12\x19.gymnast.v1.EnrollRequest\x1a\x17.gymnast.v1.EnrollReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17gymnast/v1/enroll.proto\x12\ngymnast.v1\"\x0f\n\rEnrollRequest\"D\n\x0b\x45nrollReply\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\x12\r\n\x05trust\x18\x03 \x01(\x0c\"#\n\x12ListRevokedRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\t\"#\n\x10ListRevokedReply\x12\x0f\n\x07serials\x18\x01 \x03(\t2\x9a\x01\n\rEnrollService\x12<\n\x06\x45nroll\x12\x19.gymnast.v1.EnrollRequest\x1a\x17.gymnast.v1.EnrollReply\x12K\n\x0bListRevoked\x12\x1e.gymnast.v1.ListRevokedRequest\x1a\x1c.gymnast.v1.ListRevokedReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENROLLREQUEST']._serialized_end=54
   _globals['_ENROLLREPLY']._serialized_start=56
   _globals['_ENROLLREPLY']._serialized_end=124
-  _globals['_ENROLLSERVICE']._serialized_start=126
-  _globals['_ENROLLSERVICE']._serialized_end=203
+  _globals['_LISTREVOKEDREQUEST']._serialized_start=126
+  _globals['_LISTREVOKEDREQUEST']._serialized_end=161
+  _globals['_LISTREVOKEDREPLY']._serialized_start=163
+  _globals['_LISTREVOKEDREPLY']._serialized_end=198
+  _globals['_ENROLLSERVICE']._serialized_start=201
+  _globals['_ENROLLSERVICE']._serialized_end=355
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,11 @@ class EnrollServiceStub:
                 request_serializer=gymnast_dot_v1_dot_enroll__pb2.EnrollRequest.SerializeToString,
                 response_deserializer=gymnast_dot_v1_dot_enroll__pb2.EnrollReply.FromString,
                 _registered_method=True)
+        self.ListRevoked = channel.unary_unary(
+                '/gymnast.v1.EnrollService/ListRevoked',
+                request_serializer=gymnast_dot_v1_dot_enroll__pb2.ListRevokedRequest.SerializeToString,
+                response_deserializer=gymnast_dot_v1_dot_enroll__pb2.ListRevokedReply.FromString,
+                _registered_method=True)
 
 
 class EnrollServiceServicer:
@@ -52,6 +57,13 @@ class EnrollServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRevoked(self, request, context):
+        """The certificates that were taken back in the caller's tenant: servers beside the trainer refuse them, too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrollServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +71,11 @@ def add_EnrollServiceServicer_to_server(servicer, server):
                     servicer.Enroll,
                     request_deserializer=gymnast_dot_v1_dot_enroll__pb2.EnrollRequest.FromString,
                     response_serializer=gymnast_dot_v1_dot_enroll__pb2.EnrollReply.SerializeToString,
+            ),
+            'ListRevoked': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRevoked,
+                    request_deserializer=gymnast_dot_v1_dot_enroll__pb2.ListRevokedRequest.FromString,
+                    response_serializer=gymnast_dot_v1_dot_enroll__pb2.ListRevokedReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,6 +105,33 @@ class EnrollService:
             '/gymnast.v1.EnrollService/Enroll',
             gymnast_dot_v1_dot_enroll__pb2.EnrollRequest.SerializeToString,
             gymnast_dot_v1_dot_enroll__pb2.EnrollReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRevoked(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gymnast.v1.EnrollService/ListRevoked',
+            gymnast_dot_v1_dot_enroll__pb2.ListRevokedRequest.SerializeToString,
+            gymnast_dot_v1_dot_enroll__pb2.ListRevokedReply.FromString,
             options,
             channel_credentials,
             insecure,
