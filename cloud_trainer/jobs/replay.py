@@ -13,7 +13,7 @@ from cloud_trainer.jobs.runner import MOST_REPLAYED
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.practice.imagine import imagine_from
 from cloud_trainer.progress import ProgressEvent
-from cloud_trainer.records.ledger import rows_of
+from cloud_trainer.records.measured import rows_of
 from cloud_trainer.world_model.compact.data import clips_of, starts_of
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.jobs import ReplayResult, ReplaySpec

@@ -1,5 +1,6 @@
 """Recorded episodes and tiny checkpoints that the job tests share."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +17,12 @@ from gymnast_ros.sim.collect import collect
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.expert import ScriptedExpert
 from tests.cloud.learning_fakes import tiny_policy, tiny_world_model
+from tests.once import made_once
 
 
-@pytest.fixture(scope="session")
-def material(tmp_path_factory) -> tuple[dict[str, Path], list[Recorded]]:
-    """Tiny checkpoints, and 48 recorded episodes of which about half succeed."""
-    torch.set_num_threads(1)
+def record_material(folder: Path) -> None:
+    """Write the checkpoints and the episodes, whose names stand in episodes.json in their order."""
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("material")
     env = SimEnv(image_size=64)
     files = []
     for task, offset in ((task, offset) for task in ("lift", "drawer") for offset in (0.0, 0.03)):
@@ -38,5 +37,14 @@ def material(tmp_path_factory) -> tuple[dict[str, Path], list[Recorded]]:
     judge = LearnedJudge(JudgeNetwork(JudgeConfig(widths=(4, 8, 8), hidden=8)))
     judge.save(folder / "judge", parents=(), lineage={}, thresholds=Thresholds(0.5, 0.5))
     tiny_policy().save(folder / "policy")
+    (folder / "episodes.json").write_text(json.dumps([path.name for path in files]))
+
+
+@pytest.fixture(scope="session")
+def material(tmp_path_factory) -> tuple[dict[str, Path], list[Recorded]]:
+    """Tiny checkpoints, and 48 recorded episodes of which about half succeed; nobody changes them."""
+    torch.set_num_threads(1)
+    folder = made_once(tmp_path_factory, "material", record_material)
+    files = [folder / "episodes" / name for name in json.loads((folder / "episodes.json").read_text())]
     recorded = [Recorded(path, read_summary(path).end.outcome.value) for path in files]
     return {name: folder / name for name in ("policy", "world_model", "judge")}, recorded

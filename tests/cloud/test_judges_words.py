@@ -11,7 +11,7 @@ from cloud_trainer.flows.replay_watch import ReplayWatch
 from cloud_trainer.flows.scene_records import SceneRecords
 from cloud_trainer.jobs.job import Job, by_people, load_episodes
 from cloud_trainer.jobs.runner import Recorded
-from cloud_trainer.records.ledger import rows_of
+from cloud_trainer.records.measured import rows_of
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.world_model.compact.data import clips_of

@@ -3,9 +3,9 @@
 import pytest
 
 from tests.faults import mutants
-from tests.faults.run import MAX_WIRE_RATIO, Report, run, run_rounds
+from tests.faults.run import FAULTS, MAX_WIRE_RATIO, Report, run, run_rounds
 
-FAULTS_IN_CI = 200
+FAULTS_IN_CI, FAULTS_AT_NIGHT = 100, 400
 PROVOKED_BY = {
     "no_fsync": ["power_cut"] * 4,
     "early_acknowledgement": ["kill_trainer", "bit_flip"] * 4,
@@ -20,11 +20,13 @@ PROVOKED_BY = {
 }
 
 
-def test_two_hundred_faults_lose_duplicate_and_corrupt_nothing():
-    report = run(FAULTS_IN_CI, seed=2026, patience_s=60)
+@pytest.mark.parametrize("faults", [FAULTS_IN_CI, pytest.param(FAULTS_AT_NIGHT, marks=pytest.mark.slow)])
+def test_a_mixture_of_faults_loses_duplicates_and_corrupts_nothing(faults):
+    report = run(faults, seed=2026, patience_s=60)
     assert report.clean, report
-    assert sum(report.faults.values()) == FAULTS_IN_CI
-    assert report.enqueued > 100
+    assert sum(report.faults.values()) == faults
+    assert set(report.faults) == set(FAULTS), "each kind at least once"
+    assert report.enqueued > faults // 2
     assert report.wire_ratio <= MAX_WIRE_RATIO, report
 
 

@@ -167,6 +167,7 @@ def test_a_policy_that_runs_at_the_trainer_moves_the_arm_through_delay_and_loss(
     assert (there["id"], there["n"]) == (read_manifest(SHIPPED / "policy").id, 2)
 
 
+@pytest.mark.slow  # README's tour asks for the same on the same two hosts: what this adds is delay and loss
 def test_test_time_training_is_asked_for_from_the_other_machine(lab, robot):
     words = ("ttt", "--instruction", "lift", "--scene", "standard", "--rollouts", "8", "--minutes", "2", "--yes")
     done = lab.operator(*words)
