@@ -16,6 +16,7 @@ from benchmarks.measured_arm import CAMERAS, jitter_share, still_target
 from gymnast_core.arm.cameras import CameraLimits
 from gymnast_core.arm.command_gate import ArmState
 from gymnast_core.errors import StaleCommandError
+from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import FloatArray
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
@@ -36,7 +37,7 @@ class TickingArm(Node):  # type: ignore[misc]
             settings.declare(name, default, "taken and ignored")
         self._period_ns, self._max_steps = round(1e9 / rate_hz), max_steps
         description = ArmDescription("wx250s", ("wide",), 256, 256, max_steps, rate_hz, True, 2.0)
-        self._port = ArmPort(self, description, self._on_command)
+        self._port = ArmPort(self, description, self._on_command, WIDOWX_250S)
         self._truth = self.create_publisher(String, topics.TRUTH, topics.STREAM)
         self._guard = ResetGuard(settings, Keyring.of_environment())
         self.create_service(Trigger, topics.RESET, self._reset)

@@ -1,4 +1,7 @@
-"""Arms by name: those that Gymnast knows, and those that installed packages add with a SPEC of their own."""
+"""Arms by name: those that Gymnast knows, which Interbotix's driver moves, and those that installed packages add.
+
+A package adds one by a SPEC in the module that its entry point of the group gymnast.arms names, beside the driver.
+"""
 
 from __future__ import annotations
 

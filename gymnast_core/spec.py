@@ -10,6 +10,7 @@ Source of both motors' torque: ROBOTIS e-manual, stall torques at 12 V; Interbot
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import radians
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +108,12 @@ RATES_HZ = (5.0, 10.0, 20.0, 25.0, 50.0)
 """Control rates: steps are whole steps of the simulator's physics and whole parts of a 5 Hz step. Slower ones would let
 one step lead further than the limits of the data set that they are from."""
 
+BRIDGE_HZ = 5.0
+"""Rate of the data sets that policies and world models learn from; whatever arm runs their actions."""
+
+ROBOT_MODEL = "robot_model"
+"""Under which word episodes and checkpoints name the model of their arm; what is silent is of a WidowX 250s."""
+
 BASE_FRAME = "base_link"
 """Under the waist joint, x forward, y left, z up (REP 103, REP 105)."""
 
@@ -125,7 +132,7 @@ WIDOWX_250S = RobotSpec(
         palm_to_gripper_m=0.066, palm_half_width_m=0.05, elbow_radius_m=0.04, wrist_radius_m=0.035, palm_radius_m=0.02,
         base_radius_m=0.07, arm_radius_m=0.03,
     ),
-    control_hz=5.0,
+    control_hz=BRIDGE_HZ,
     max_translation_m=0.05,
     max_rotation_rad=0.25,
     workspace_low_m=(0.10, -0.20, -0.01),
@@ -155,13 +162,13 @@ VIPERX_300S = RobotSpec(
         palm_to_gripper_m=0.064, palm_half_width_m=0.075, elbow_radius_m=0.045, wrist_radius_m=0.045,
         palm_radius_m=0.035, base_radius_m=0.1, arm_radius_m=0.04, finger_inset_m=0.0135,
     ),
-    control_hz=5.0,
+    control_hz=BRIDGE_HZ,
     max_translation_m=0.05,
     max_rotation_rad=0.25,
     workspace_low_m=(0.12, -0.24, 0.0),
     workspace_high_m=(0.54, 0.30, 0.36),
-    joint_low_rad=(-_NEARLY_PI, *np.deg2rad([-106.0, -101.0]).tolist(), -_NEARLY_PI, np.deg2rad(-107.0), -_NEARLY_PI),
-    joint_high_rad=(_NEARLY_PI, *np.deg2rad([72.0, 92.0]).tolist(), _NEARLY_PI, np.deg2rad(128.0), _NEARLY_PI),
+    joint_low_rad=(-_NEARLY_PI, radians(-106), radians(-101), -_NEARLY_PI, radians(-107), -_NEARLY_PI),
+    joint_high_rad=(_NEARLY_PI, radians(72), radians(92), _NEARLY_PI, radians(128), _NEARLY_PI),
     joint_velocity_rad_s=np.pi,
     neutral_joints_rad=(0.0, -0.6859, 0.4845, 0.0, 1.7722, 0.0),
     sleep_joints_rad=(0.0, -1.85, 1.55, 0.0, 0.8, 0.0),

@@ -13,9 +13,12 @@ from typing import cast
 import yaml
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.extensions import ARMS as ARMS_ADDED
+from gymnast_core.extensions import installed
 from gymnast_core.records.gate_rule import GATE_MODES, GateMode
+from gymnast_core.robots import ROBOTS as MODELS
 from gymnast_core.shipped import shipped_checkpoints
-from gymnast_core.spec import RATES_HZ
+from gymnast_core.spec import RATES_HZ, WIDOWX_250S
 from gymnast_core.wire.address import Address
 from gymnast_core.wire.openpi.keys import STYLES
 from gymnast_core.wire.openpi.link import PLAIN, SECURED
@@ -25,14 +28,14 @@ from gymnast_ros.graph import (
     CHUNKING,
     REMOTE,
     ROBOTS,
+    SIMULATED,
     CameraDriver,
     Chunking,
     GraphConfig,
-    Robot,
-    devices,
     graph,
 )
 from gymnast_ros.processes import ParameterValue
+from gymnast_ros.vendors import devices
 
 IDENTITY_FILES = ("cert.pem", "key.pem", "ca.pem")
 NODES = ("arm", "command_gate", "rollout", "bridge", "teleop", "page", "usb_cam", "joy")
@@ -61,7 +64,8 @@ ARMS = ("primitive", "menagerie")
 MENAGERIE_VARIABLE = "GYMNAST_MENAGERIE"
 RATES = tuple(f"{rate_hz:g}" for rate_hz in RATES_HZ)
 ARGUMENTS = (
-    Argument("robot", "sim", "the simulated arm, or a real WidowX 250s", ROBOTS),
+    Argument("robot", SIMULATED, "the simulated arm (sim), or a real one: widowx, vx300s or an installed arm's name"),
+    Argument("robot_model", "", "model of the simulated arm: wx250s (empty), vx300s or an installed arm's name"),
     Argument("folder", "robot", "spool, checkpoints, results and flight records"),
     Argument("name", "sim-0", "robot name, as in its certificate"),
     Argument("namespace", "", "of every node, for several arms on one network"),
@@ -116,7 +120,7 @@ def _menagerie(robot: str, arm: str, folder: str) -> Path | None:
     Raises:
         ConfigError: it is asked for and named nowhere, or named and not asked for, or the arm is real.
     """
-    if arm != ARMS[0] and robot != "sim":
+    if arm != ARMS[0] and robot != SIMULATED:
         raise ConfigError(f"arm {arm} is how the simulated arm is drawn; a real one looks as it does")
     if arm != "menagerie":
         if folder:
@@ -140,14 +144,15 @@ def config_from(texts: Mapping[str, str]) -> GraphConfig:
     values = _checked(texts)
     return GraphConfig(
         folder=Path(values["folder"]).absolute(),
-        robot=cast(Robot, values["robot"]),
+        robot=values["robot"],
+        robot_model=values["robot_model"],
         robot_name=values["name"],
         domain_id=int(values["domain"]) if values["domain"] else None,
         namespace=values["namespace"],
         trainer=values["trainer"],
         identity=Path(values["identity"]) if values["identity"] else None,
         insecure=values["insecure"] == "true",
-        policy=values["policy"] or _first_policy(values["robot"]),
+        policy=values["policy"] or _first_policy(values["robot"], values["robot_model"]),
         openpi=_absolute(values["openpi"]),
         paced=values["paced"] == "true",
         rate_hz=float(values["rate_hz"]),
@@ -175,10 +180,10 @@ def _absolute(keys: str) -> str:
     return keys if keys in ("", *STYLES) else str(Path(keys).absolute())
 
 
-def _first_policy(robot: str) -> str:
-    """What a robot runs before a checkpoint came: the shipped policy has learned on the simulated arm alone."""
-    policy = shipped_checkpoints() / "policy"
-    return str(policy) if robot == "sim" and policy.is_dir() else ""
+def _first_policy(robot: str, model: str) -> str:
+    """What a robot runs before a checkpoint came: the shipped policy has learned on the simulated WidowX alone."""
+    policy, learned = shipped_checkpoints() / "policy", robot == SIMULATED and model in ("", WIDOWX_250S.name)
+    return str(policy) if learned and policy.is_dir() else ""
 
 
 def _checked(texts: Mapping[str, str]) -> dict[str, str]:
@@ -191,6 +196,10 @@ def _checked(texts: Mapping[str, str]) -> dict[str, str]:
     for name, argument in known.items():
         if argument.choices and values[name] not in argument.choices:
             raise ConfigError(f"{name}:={values[name]!r} is not one of {', '.join(map(repr, argument.choices))}")
+    added = installed(ARMS_ADDED)
+    for name, words in (("robot", ROBOTS), ("robot_model", ("", *MODELS))):
+        if values[name] not in (*words, *added):
+            raise ConfigError(f"{name}:={values[name]!r} is not one of {', '.join(map(repr, (*words, *added)))}")
     policy = values["policy"]
     for address in (values["trainer"], policy[len(REMOTE) :] if policy.startswith(REMOTE) else ""):
         if address:

@@ -21,7 +21,7 @@ from gymnast_ros.enclaves import security_environment
 from gymnast_ros.graph import GraphConfig, graph
 from gymnast_ros.keyring import Claim
 from gymnast_ros.log_tail import LogTail
-from gymnast_ros.processes import ENVIRONMENT, ESCALATE_AFTER_S, REFUSED, RESPAWN_DELAY_S, RESPAWNED, NodeSpec
+from gymnast_ros.processes import ENVIRONMENT, REFUSED, RESPAWN_DELAY_S, RESPAWNED, NodeSpec
 from gymnast_ros.run.ticker import prefer
 
 LOG = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Graph:
         for spec in reversed(self.specs):
             process = self._processes.get(spec.name)
             if process is not None:
-                codes[spec.name] = _end(process, ESCALATE_AFTER_S[self.config.robot])
+                codes[spec.name] = _end(process, self.config.escalate_after_s)
         if self._claim is not None:
             self._claim.release()
         self.ended |= codes
@@ -167,7 +167,7 @@ def up(config: GraphConfig, show: Callable[[str], None]) -> int:
                 supervised.alive()
         finally:
             supervised.stopping()
-            show(f"stopping; the arm gets up to {ESCALATE_AFTER_S[config.robot]:.0f} s to come to rest")
+            show(f"stopping; the arm gets up to {config.escalate_after_s:.0f} s to come to rest")
     _show_new(tail, show)
     if code := running.ended["arm"]:
         show(f"the arm {_how_it_ended(code)}: it may stand unsupervised, with torque; see {running.logs / 'arm.log'}")

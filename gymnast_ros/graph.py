@@ -10,26 +10,27 @@ from pydantic import AfterValidator, Field, model_validator
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.gate_rule import GateMode
+from gymnast_core.robots import ROBOTS as ARMS_OF_INTERBOTIX
+from gymnast_core.robots import robot_named
 from gymnast_core.settings import Device, Settings
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.spec import BRIDGE_HZ, VIPERX_300S, WIDOWX_250S, RobotSpec
 from gymnast_core.wire.address import Address
 from gymnast_core.wire.openpi.link import PLAIN, SECURED, OpenpiPlace
-from gymnast_ros.processes import ExternalSpec, NodeSpec, ParameterValue
+from gymnast_ros.processes import ESCALATE_AFTER_S, NodeSpec, ParameterValue
 from gymnast_ros.rates import check_rates, chunk_ticks
 
-Robot = Literal["sim", "widowx"]
-ROBOTS = get_args(Robot)
+SIMULATED, WIDOWX = "sim", "widowx"
+ROBOTS = (SIMULATED, WIDOWX, VIPERX_300S.name)
+"""What can be started: the simulated arm, and real ones of models that Gymnast knows; installed packages add others."""
 Chunking = Literal["wait", "real_time"]
 CHUNKING = get_args(Chunking)
 """Between policy and arm: nothing, or gymnast_core.policies.chunking."""
-REMOTE = "remote:"
-"""Before the address of a policy that a trainer runs."""
+REMOTE = "remote:"  # before the address of a policy that a trainer runs
 ELSEWHERE = (REMOTE, PLAIN, SECURED)
 """What a policy begins with that runs elsewhere: at a trainer, or at a server of openpi's protocol."""
 REAL_TIME: Chunking = "real_time"
 CameraDriver = Literal["", "usb_cam", "realsense"]
 CAMERAS = get_args(CameraDriver)
-ROBOT_MODEL = "wx250s"
 LABEL_TIMEOUT_S = 120.0
 """How long a real arm's operator has to label an episode before the next one."""
 STEP_TIMEOUT_S = 1.5
@@ -51,8 +52,10 @@ class GraphConfig(Settings):
 
     folder: Path
     """Holds spool/, store/, results/ and logs/."""
-    robot: Robot = "sim"
-    """The simulated arm or a WidowX 250s."""
+    robot: str = SIMULATED
+    """The simulated arm (sim), a real WidowX 250s (widowx), or a real arm by its model's name."""
+    robot_model: str = ""
+    """Model of the simulated arm; none is the WidowX 250s."""
     robot_name: str = "sim-0"
     """At the trainer and in recordings."""
     domain_id: Annotated[int, Field(ge=0, le=232)] | None = None
@@ -71,11 +74,11 @@ class GraphConfig(Settings):
     """Style or YAML file of a policy server's keys, see gymnast_core.wire.openpi.link."""
     paced: bool = False
     """The simulator runs at its control rate by wall-clock time and waits for nobody, as a real arm."""
-    rate_hz: float = WIDOWX_250S.control_hz
+    rate_hz: float = BRIDGE_HZ
     """Control rate of the simulated arm; a step's limits shrink with its duration."""
     menagerie: Path | None = None
     """A copy of MuJoCo Menagerie, whose arm the simulator draws; none draws ours."""
-    policy_hz: float = WIDOWX_250S.control_hz
+    policy_hz: float = BRIDGE_HZ
     """Rate of the policy's actions: 5 for what a trainer of ours taught; slower ones are cut into the arm's steps."""
     chunking: Chunking = "wait"
     """To wait for every chunk of actions, or real_time: the next is computed while this one executes."""
@@ -120,14 +123,18 @@ class GraphConfig(Settings):
             raise ConfigError("a trainer needs identity (folder with cert.pem, key.pem, ca.pem), or insecure")
         if self.judge and not self.trainer:
             raise ConfigError("the judge runs at the trainer: --trainer HOST:PORT (launch file: trainer:=HOST:PORT)")
-        if self.camera and self.robot == "sim":
+        if self.robot_model and not self.simulated:
+            raise ConfigError(f"robot_model is for the simulated arm; a real one is named itself: robot:={self.model}")
+        if self.menagerie is not None and self.model != WIDOWX_250S.name:
+            raise ConfigError(f"menagerie draws the {WIDOWX_250S.name}, not the {self.model}; leave one of them out")
+        if self.camera and self.simulated:
             raise ConfigError("the simulated arm brings its own camera; camera is for robot:=widowx")
-        check_rates(self.rate_hz, self.policy_hz, simulated=self.robot == "sim")
-        if self.chunking == REAL_TIME and self.robot == "sim" and not self.paced:
+        check_rates(self.rate_hz, self.policy_hz, self.spec, simulated=self.simulated)
+        if self.chunking == REAL_TIME and self.simulated and not self.paced:
             raise ConfigError("chunking real_time is for an arm that waits for nobody; add paced to the simulated one")
-        if self.dry_run and self.robot == "sim":
+        if self.dry_run and self.simulated:
             raise ConfigError("dry_run is for robot:=widowx: the simulated arm is one already")
-        if self.paced and self.robot != "sim":
+        if self.paced and not self.simulated:
             raise ConfigError("paced is for the simulated arm; the real one always runs in real time")
         if self.enclaves is not None and self.camera == "realsense":
             raise ConfigError(
@@ -148,14 +155,40 @@ class GraphConfig(Settings):
         return [str(item) for item in value]
 
     @property
+    def simulated(self) -> bool:
+        """Whether nothing but numbers moves."""
+        return self.robot == SIMULATED
+
+    @property
+    def model(self) -> str:
+        """Which arm it is."""
+        if self.simulated:
+            return self.robot_model or WIDOWX_250S.name
+        return WIDOWX_250S.name if self.robot == WIDOWX else self.robot
+
+    @property
+    def spec(self) -> RobotSpec:
+        """Of the arm.
+
+        Raises:
+            ConfigError: nobody here knows it.
+        """
+        return robot_named(self.model)
+
+    @property
+    def escalate_after_s(self) -> float:
+        """What a process gets to end by itself."""
+        return ESCALATE_AFTER_S["sim" if self.simulated else "real"]
+
+    @property
     def gate_mode(self) -> GateMode:
         """What a release must show here."""
-        return self.gate or ("off" if self.robot == "sim" else "required")
+        return self.gate or ("off" if self.simulated else "required")
 
     @property
     def vendor_name(self) -> str:
         """Namespace of xs_sdk: apart from ours, whose joint_states are others, and from every other arm's."""
-        return "_".join([*filter(None, self.namespace.strip("/").split("/")), ROBOT_MODEL])
+        return "_".join([*filter(None, self.namespace.strip("/").split("/")), self.model])
 
     @property
     def camera_topic(self) -> str:
@@ -172,7 +205,7 @@ class GraphConfig(Settings):
         """What the gate hears of cameras, for its flight records."""
         if "record_images" in self.parameters.get("command_gate", {}):
             return self.named_texts("command_gate", "record_images")
-        return [] if self.robot == "sim" else ["over_shoulder/image_raw"]
+        return [] if self.simulated else ["over_shoulder/image_raw"]
 
     @property
     def table_height_m(self) -> float:
@@ -190,19 +223,20 @@ def enclave_of(namespace: str, process: str) -> str:
 
 def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
     """Our processes of one robot, in starting order; they end in the opposite one."""
-    store = {"folder": str(config.folder), "robot_name": config.robot_name, "policy": config.policy}
-    rollout: dict[str, ParameterValue] = {**store, "auto_label": config.robot == "sim"}
+    robot = {"robot_name": config.robot_name, "robot_model": config.model, "folder": str(config.folder)}
+    store = {**robot, "policy": config.policy}
+    rollout: dict[str, ParameterValue] = {**store, "auto_label": config.simulated}
     rollout |= {"bridge_expected": bool(config.trainer), "trainer": config.trainer}
     rollout |= {"chunking": config.chunking, "device": config.device, "insecure": config.insecure}
     rollout |= {"identity": str(config.identity)} if config.identity else {}
     rollout |= {"openpi": config.openpi} if config.openpi else {}
-    rollout |= {"policy_hz": config.policy_hz, **chunk_ticks(config.rate_hz)}
+    rollout |= {"policy_hz": config.policy_hz, **chunk_ticks(config.rate_hz, config.spec)}
     rollout |= {"judge_labels": config.judge}
     if config.instruction:
         rollout["instruction"] = config.instruction
-    if config.paced or config.robot != "sim":
+    if config.paced or not config.simulated:
         rollout["step_timeout_s"] = STEP_TIMEOUT_S
-    if config.robot != "sim":
+    if not config.simulated:
         rollout["label_timeout_s"] = LABEL_TIMEOUT_S
     specs = [_arm(config), _gate(config), NodeSpec("rollout", "rollout", rollout)]
     if config.trainer:
@@ -212,35 +246,37 @@ def graph(config: GraphConfig) -> tuple[NodeSpec, ...]:
         given |= {"insecure": config.insecure, "trusted_keys": config.trusted_keys, "gate": config.gate_mode}
         specs.append(NodeSpec("bridge", "bridge", given))
     if config.teleop:
-        specs.append(NodeSpec("teleop", "teleop"))
+        specs.append(NodeSpec("teleop", "teleop", {"robot_model": config.model}))
     if config.page:
-        own: dict[str, ParameterValue] = {"folder": str(config.folder), "robot_name": config.robot_name}
-        specs.append(NodeSpec("page", "page", own | {"port": config.page}))
-    return tuple(_finished(spec, config) for spec in specs)
+        specs.append(NodeSpec("page", "page", {**robot, "port": config.page}))
+    return tuple(finished(spec, config) for spec in specs)
 
 
 def _arm(config: GraphConfig) -> NodeSpec:
-    table = {"table_height_m": config.table_height_m}
-    if config.robot == "sim":
-        table |= {"rate_hz": config.rate_hz}
-        return NodeSpec("sim_world", "arm", {"paced": config.paced, "menagerie": str(config.menagerie or ""), **table})
-    parameters: dict[str, ParameterValue] = {"robot_model": ROBOT_MODEL, "robot_name": config.vendor_name, **table}
-    parameters |= {"lock_file": str(_lock_file(config)), "dry_run": config.dry_run}
+    parameters: dict[str, ParameterValue] = {"robot_model": config.model, "table_height_m": config.table_height_m}
+    if config.simulated:
+        parameters |= {"rate_hz": config.rate_hz, "paced": config.paced, "menagerie": str(config.menagerie or "")}
+        return NodeSpec("sim_world", "arm", parameters)
+    parameters |= {"robot_name": config.vendor_name}
+    if config.model not in ARMS_OF_INTERBOTIX:
+        parameters["vendor"] = config.model
+    parameters |= {"lock_file": str(lock_file(config)), "dry_run": config.dry_run}
     if config.camera:
         # both drivers offer reliable; without, a frame of many datagrams rarely arrives whole
         parameters |= {"camera_topics": [config.camera_topic], "camera_reliability": "reliable"}
     return NodeSpec("widowx_arm", "arm", parameters, respawn=False)
 
 
-def _lock_file(config: GraphConfig) -> Path:
+def lock_file(config: GraphConfig) -> Path:
     """Held by the arm's process while it lives."""
     return config.folder / "arm.lock"
 
 
 def _gate(config: GraphConfig) -> NodeSpec:
     """Lockstep has no clock to be late on; in real time two missed ticks stop the arm."""
-    simulated = config.robot == "sim"
+    simulated = config.simulated
     parameters: dict[str, ParameterValue] = {
+        "robot_model": config.model,
         "armed_at_start": simulated,
         "rate_hz": config.rate_hz,
         "deadman_s": 5.0 if simulated and not config.paced else 0.4,
@@ -250,50 +286,14 @@ def _gate(config: GraphConfig) -> NodeSpec:
         parameters |= {
             "max_change_m": 0.06,
             "max_change_rad": 0.3,
-            "effort_limit": [0.0] if config.dry_run else list(WIDOWX_250S.max_effort),
+            "effort_limit": [0.0] if config.dry_run else list(config.spec.max_effort),
         }
         parameters["record_images"] = config.recorded_images
     return NodeSpec("command_gate", "command_gate", parameters)
 
 
-def external(config: GraphConfig) -> tuple[ExternalSpec, ...]:
-    """Other people's launch files that a real arm needs; the ROS-less starter expects them running."""
-    if config.robot == "sim":
-        return ()
-    specs = []
-    if config.vendor:
-        arguments = {"robot_model": ROBOT_MODEL, "robot_name": config.vendor_name, "use_rviz": "false"}
-        arguments |= {"use_sim": "true"} if config.dry_run else {}
-        specs.append(
-            ExternalSpec("interbotix_xsarm_control", "launch/xsarm_control.launch.py", arguments, _lock_file(config))
-        )
-    if config.camera == "realsense":
-        arguments = {
-            "camera_namespace": config.namespace.strip("/") or "camera", "camera_name": "camera",
-            "rgb_camera.color_profile": "640x480x30",
-        }  # fmt: skip
-        specs.append(ExternalSpec("realsense2_camera", "launch/rs_launch.py", arguments))
-    return tuple(specs)
-
-
-def devices(config: GraphConfig) -> tuple[NodeSpec, ...]:
-    """Other people's nodes for what is plugged in; the ROS-less starter expects them running."""
-    specs = []
-    if config.camera == "usb_cam":
-        picture: dict[str, ParameterValue] = {
-            "image_width": 640,
-            "image_height": 480,
-            "framerate": 30.0,
-            "pixel_format": "yuyv2rgb",
-        }
-        remaps = {"image_raw": "usb_cam/image_raw"}
-        specs.append(NodeSpec("usb_cam_node_exe", "usb_cam", picture, remaps=remaps, package="usb_cam"))
-    if config.teleop:
-        specs.append(NodeSpec("joy_node", "joy", package="joy"))
-    return tuple(_finished(spec, config) for spec in specs)
-
-
-def _finished(spec: NodeSpec, config: GraphConfig) -> NodeSpec:
+def finished(spec: NodeSpec, config: GraphConfig) -> NodeSpec:
+    """Return a process with what the user set of it, and what all of this graph have."""
     parameters = {**spec.parameters, **config.parameters.get(spec.name, {})}
     priority = REALTIME_PRIORITY if config.realtime and spec.name in ("arm", "command_gate") else 0
     enclave = "" if config.enclaves is None else enclave_of(config.namespace, spec.name)

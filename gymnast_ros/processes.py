@@ -20,7 +20,7 @@ Nobody outside this machine joins the robot's DDS domain unless the user sets RO
 Two torch threads on a busy machine are several times slower than one. UDPv4 is Fast DDS without shared memory, which is
 known to stop delivering after a reader was killed (kill -9, out of memory): eProsima/Fast-DDS issues 5469 and 5053.
 """
-ESCALATE_AFTER_S = {"sim": 5.0, "widowx": 25.0}
+ESCALATE_AFTER_S = {"sim": 5.0, "real": 25.0}
 """SIGINT, then SIGTERM after this, then SIGKILL: a real arm needs the time to reach its sleep pose."""
 
 REFUSED = 78

@@ -1,4 +1,4 @@
-"""ros2 launch gymnast_ros bridge.launch.py robot:=sim|widowx ...; the graph itself is gymnast_ros/graph.py."""
+"""ros2 launch gymnast_ros bridge.launch.py robot:=sim|widowx|vx300s ...; the graph itself is gymnast_ros/graph.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from launch_ros.actions import Node
 from gymnast_core.lifeline import STARTER
 from gymnast_ros.arguments import ARGUMENTS, check_files, check_known, config_from
 from gymnast_ros.enclaves import ENCLAVE, security_environment
-from gymnast_ros.graph import GraphConfig, devices, enclave_of, external, graph
+from gymnast_ros.graph import GraphConfig, enclave_of, graph
 from gymnast_ros.keyring import Claim
 from gymnast_ros.processes import (
     ENVIRONMENT,
@@ -35,6 +35,7 @@ from gymnast_ros.processes import (
     ExternalSpec,
     NodeSpec,
 )
+from gymnast_ros.vendors import devices, external
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 CLAIMS: list[Claim] = []
@@ -108,15 +109,15 @@ def _node(spec: NodeSpec, config: GraphConfig) -> Node:
         respawn=spec.respawn,
         respawn_delay=RESPAWN_DELAY_S,
         additional_env={RESPAWNED: "1"} if spec.respawn else None,
-        sigterm_timeout=str(ESCALATE_AFTER_S[config.robot]),
-        sigkill_timeout=str(ESCALATE_AFTER_S[config.robot]),
+        sigterm_timeout=str(config.escalate_after_s),
+        sigkill_timeout=str(config.escalate_after_s),
         output="both",
     )
 
 
 def _keep(spec: ExternalSpec, config: GraphConfig) -> ExecuteProcess:
     """A driver that no Ctrl-C reaches, and that ends after the arm's process: its keeper outlives every timeout."""
-    patience = str(3 * ESCALATE_AFTER_S["widowx"])
+    patience = str(3 * ESCALATE_AFTER_S["real"])
     own = {} if config.enclaves is None else {ENCLAVE: enclave_of(config.namespace, "vendor")}
     return ExecuteProcess(
         cmd=[sys.executable, *spec.keeper_arguments()], output="screen", sigterm_timeout=patience, sigkill_timeout="30",

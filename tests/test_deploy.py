@@ -91,7 +91,7 @@ def test_units_start_what_the_command_line_knows(unit: Path, monkeypatch: pytest
         assert served(words, variables, monkeypatch, tmp_path).port == 50051
     else:
         assert parser_for(words).parse_args(words).robot == "widowx"
-        assert int(settings["TimeoutStopSec"].removesuffix("s")) > 2 * ESCALATE_AFTER_S["widowx"]
+        assert int(settings["TimeoutStopSec"].removesuffix("s")) > 2 * ESCALATE_AFTER_S["real"]
         assert str(EXIT_ARM) in settings["RestartPreventExitStatus"].split()
 
 

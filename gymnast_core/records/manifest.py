@@ -16,6 +16,7 @@ from typing import Any
 
 from gymnast_core.bounds import parsed_object
 from gymnast_core.errors import CheckpointError, CorruptError
+from gymnast_core.spec import ROBOT_MODEL, WIDOWX_250S
 
 WEIGHTS_NAME = "weights.safetensors"
 MANIFEST_NAME = "manifest.json"
@@ -46,7 +47,7 @@ class Manifest:
         parents: ids of the checkpoints it was made from.
         action_space: name of the action convention.
         normalisation: statistics the class needs to read observations and write actions.
-        lineage: what made it: stage, seed, code version, episode ids, world model, judge, audit.
+        lineage: what made it: stage, seed, the arm's model, code version, episode ids, world model, judge, audit.
     """
 
     kind: str
@@ -63,6 +64,17 @@ class Manifest:
     def id(self) -> str:
         """Return the kind and the first 16 hex digits of the SHA-256 of the canonical manifest."""
         return f"{self.kind}-{hashlib.sha256(self.to_bytes()).hexdigest()[:16]}"
+
+    @property
+    def robot_model(self) -> str:
+        """Arm whose actions it gives or takes, by its model; those that are silent are a WidowX 250s's."""
+        return str(self.lineage.get(ROBOT_MODEL, WIDOWX_250S.name))
+
+    def misfit(self, model: str) -> str:
+        """Return why an arm of this model may not be driven by it, or an empty string."""
+        if self.robot_model == model:
+            return ""
+        return f"it was made for the {self.robot_model}, and this arm is a {model}; train one on the {model}'s episodes"
 
     def to_bytes(self) -> bytes:
         """Canonical JSON; what gets hashed and signed."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gymnast_core.errors import ConfigError, SafetyError
+from gymnast_core.spec import RobotSpec
 from gymnast_ros.drivers.contract import VendorRobot
 from gymnast_ros.drivers.guard import guarded
 from gymnast_ros.drivers.health import MAX_RECOVERIES, MotorHealth, MotorWatch, ask_motors, recover
@@ -34,6 +35,7 @@ class Connection:
 
     Args:
         robot: the vendor's object.
+        spec: of the arm.
         dry_run: its own simulation, which has no motors to ask.
 
     Raises:
@@ -41,9 +43,9 @@ class Connection:
         SafetyError: its joint states are missing or make no sense.
     """
 
-    def __init__(self, robot: VendorRobot, *, dry_run: bool) -> None:
+    def __init__(self, robot: VendorRobot, spec: RobotSpec, *, dry_run: bool) -> None:
         self._robot, self._dry_run = guarded(robot), dry_run
-        self.driver = WidowXDriver(self._robot, dry_run=dry_run)
+        self.driver = WidowXDriver(self._robot, spec=spec, dry_run=dry_run)
         self._watch = None if dry_run else MotorWatch(self._robot)
 
     @property

@@ -21,7 +21,7 @@ from gymnast_core.arm.mark import ForeignError
 from gymnast_core.arm.targets import EndEffectorTarget
 from gymnast_core.errors import EstopLatchedError, ShapeError
 from gymnast_core.pulse import Pulse
-from gymnast_core.spec import BASE_FRAME, JOINT_NAMES, WIDOWX_250S
+from gymnast_core.spec import BASE_FRAME, JOINT_NAMES, RobotSpec
 from gymnast_core.types import ByteArray, FloatArray
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
@@ -144,6 +144,7 @@ class ArmPort:
         on_command: called with action (7,), the stamp it answers, and its source, once for every command that the
             gate sent, in time, and under the stop latch's present word; may raise, then the command is counted and
             dropped.
+        spec: of the arm, at the rate that it is commanded at.
         table_height_m: of the arm's own, hard envelope.
         max_age_s: of a command, from the gate's decision to here.
     """
@@ -153,12 +154,13 @@ class ArmPort:
         node: Node,
         description: ArmDescription,
         on_command: Callable[[FloatArray, int, str], None],
+        spec: RobotSpec,
         *,
         table_height_m: float = 0.0,
         max_age_s: float = MAX_AGE_S,
     ) -> None:
         self._node, self._on_command = node, on_command
-        self._envelope = Envelope(hard_limits(table_height_m, WIDOWX_250S.at(description.control_hz)))
+        self._envelope = Envelope(hard_limits(table_height_m, spec))
         keyring = Keyring.of_environment()
         self.latch = keyring.latch
         self._pulse = Pulse()

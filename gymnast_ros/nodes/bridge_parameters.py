@@ -9,6 +9,7 @@ from typing import Any
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.gate_rule import GATE_MODES, MAX_AGE_DAYS
+from gymnast_ros.nodes.gate_parameters import declare_robot
 from gymnast_ros.nodes.request_parameters import declare_argument
 from gymnast_ros.nodes.rollout_parameters import declare_max_latency
 from gymnast_ros.nodes.settings import NodeSettings
@@ -24,6 +25,7 @@ HERE = tuple(TrainHere.model_fields)
 def declare(settings: NodeSettings) -> None:
     """Declare them."""
     add, argument = settings.declare, partial(declare_argument, settings)
+    declare_robot(settings)
     add("folder", "runs/robot", "spool/ and store/ live here", read_only=True)
     add("robot_name", "sim-0", "this robot's name at the trainer", read_only=True)
     add("trainer", "127.0.0.1:50051", "host:port", read_only=True)

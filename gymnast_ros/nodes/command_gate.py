@@ -99,7 +99,9 @@ class CommandGateNode(Node):  # type: ignore[misc]
         if not envelope:
             return ""
         try:
-            limits = limits_from({**{name: self._settings[name] for name in (*ENVELOPE, "rate_hz")}, **envelope})
+            limits = limits_from(
+                {**{name: self._settings[name] for name in (*ENVELOPE, "rate_hz", "robot_model")}, **envelope}
+            )
         except (ConfigError, TypeError, ValueError) as error:
             return str(error)
         problem = refusal(limits, self.gate.limits, self._at_start, busy=self.gate.busy(time.monotonic_ns()))

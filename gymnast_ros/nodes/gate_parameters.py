@@ -7,7 +7,8 @@ from typing import Any
 
 from gymnast_core.arm.command_gate import GateLimits
 from gymnast_core.errors import ConfigError
-from gymnast_core.spec import RATES_HZ, WIDOWX_250S
+from gymnast_core.robots import robot_named
+from gymnast_core.spec import RATES_HZ, WIDOWX_250S, RobotSpec
 from gymnast_ros.nodes.settings import NodeSettings
 
 ENVELOPE = (
@@ -19,11 +20,10 @@ ENVELOPE = (
 
 def declare(settings: NodeSettings) -> None:
     """Declare them."""
-    defaults = GateLimits()
-    add = settings.declare
+    add, defaults = settings.declare, GateLimits(declare_robot(settings))
     add("record_folder", "", "where flight records go; empty keeps none", read_only=True)
     add("record_images", [], "image topics in flight records; one more copy of every frame", read_only=True)
-    declare_rate(settings)
+    declare_rate(settings, defaults.spec)
     add("armed_at_start", False, "open without re_arm; for the simulator only", read_only=True)
     add("workspace_low_m", list(defaults.workspace_low_m), "lower corner of the task's box, base_link [m]")
     add("workspace_high_m", list(defaults.workspace_high_m), "upper corner [m]")
@@ -39,10 +39,23 @@ def declare(settings: NodeSettings) -> None:
     add("re_arm", "", "write the word of the gate's file here to re-arm it; see `gymnast rearm`")
 
 
-def declare_rate(settings: NodeSettings) -> None:
+def declare_robot(settings: NodeSettings) -> RobotSpec:
+    """Which arm it is; of every node that computes for it.
+
+    Returns:
+        Its spec.
+
+    Raises:
+        ConfigError: nobody here knows it.
+    """
+    settings.declare("robot_model", WIDOWX_250S.name, "the arm: wx250s, vx300s or an installed one", read_only=True)
+    return robot_named(settings["robot_model"])
+
+
+def declare_rate(settings: NodeSettings, robot: RobotSpec) -> None:
     """At which rate the arm is commanded; of the gate, and of the simulated arm."""
     settings.declare(
-        "rate_hz", WIDOWX_250S.control_hz, "control rate; the limits of a 5 Hz step shrink with the period",
+        "rate_hz", robot.control_hz, "control rate; the limits of a 5 Hz step shrink with the period",
         low=min(RATES_HZ), high=max(RATES_HZ), read_only=True,
         check=lambda value: "" if value in RATES_HZ else f"must be one of {list(RATES_HZ)}",
     )  # fmt: skip
@@ -59,6 +72,7 @@ def limits_from(settings: NodeSettings | Mapping[str, Any]) -> GateLimits:
         raise ConfigError(f"workspace corners need 3 values, got {low} and {high}")
     effort = tuple(settings["effort_limit"])
     return GateLimits(
+        robot_named(settings["robot_model"]),
         workspace_low_m=(low[0], low[1], low[2]),
         workspace_high_m=(high[0], high[1], high[2]),
         max_change_m=settings["max_change_m"],

@@ -22,6 +22,7 @@ from gymnast_core.web.server import PageServer
 from gymnast_ros.keyring import Keyring, re_arm_word, recover_word
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.ears import listen
+from gymnast_ros.nodes.gate_parameters import declare_robot
 from gymnast_ros.nodes.requests import Requester
 from gymnast_ros.nodes.runtime import run
 from gymnast_ros.nodes.settings import NodeSettings
@@ -44,11 +45,12 @@ class NodeRobot:
     Args:
         node: whose executor delivers; it must be spinning while anything is called.
         name: of the robot.
+        model: of its arm.
         spool: of the robot.
     """
 
-    def __init__(self, node: Node, name: str, spool: Spool) -> None:
-        self.name, self._spool = name, spool
+    def __init__(self, node: Node, name: str, model: str, spool: Spool) -> None:
+        self.name, self.model, self._spool = name, model, spool
         self._watch = RobotWatch(node, width=WIDTH)
         self._services = {service: node.create_client(Trigger, service) for service in (topics.ESTOP, topics.RECOVER)}
         self._keyring = Keyring.of_environment()
@@ -169,13 +171,14 @@ class PageNode(Node):  # type: ignore[misc]
         settings = NodeSettings(self)
         settings.declare("folder", "runs/robot", "the robot's folder; page/ is made in it", read_only=True)
         settings.declare("robot_name", "sim-0", "shown on the page", read_only=True)
+        declare_robot(settings)
         settings.declare("port", 8081, "on this machine only; 0 takes a free one", low=0, high=65535, read_only=True)
         folder = Path(settings["folder"])
         own = folder / "page"
         gate = Gate(own)
         leave_token(gate, own / TOKEN)
         self._log = Journal(own / "actions.jsonl")
-        robot = NodeRobot(self, settings["robot_name"], Spool(folder / "spool"))
+        robot = NodeRobot(self, settings["robot_name"], settings["robot_model"], Spool(folder / "spool"))
         self._server = PageServer(create_page(robot, gate, self._log), port=settings["port"])
         address = self._server.start()
         (own / "address").write_text(address)

@@ -9,6 +9,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from std_msgs.msg import String
 
+from gymnast_core.robots import robot_named
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.ears import listen
@@ -72,6 +73,7 @@ class RolloutNode(Node):  # type: ignore[misc]
 
     def _connect(self) -> TopicEnv:
         return TopicEnv(
+            robot=robot_named(self._settings["robot_model"]),
             step_timeout_s=self._settings["step_timeout_s"],
             reset_timeout_s=self._settings["reset_timeout_s"],
             namespace=self.get_namespace(),

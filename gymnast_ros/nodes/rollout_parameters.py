@@ -8,8 +8,9 @@ from functools import partial
 from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
 from gymnast_core.evaluation.attempts import MOST_ATTEMPTS
 from gymnast_core.evaluation.purpose import PURPOSES
-from gymnast_core.spec import RATES_HZ, WIDOWX_250S
+from gymnast_core.spec import RATES_HZ
 from gymnast_ros.graph import CHUNKING
+from gymnast_ros.nodes.gate_parameters import declare_robot
 from gymnast_ros.nodes.request_parameters import declare_argument
 from gymnast_ros.nodes.settings import NodeSettings
 from gymnast_ros.run.codec import checked
@@ -26,7 +27,7 @@ EVALUATE_ARGUMENTS = (
 
 def declare(settings: NodeSettings) -> None:
     """Every parameter of the node, with its meaning."""
-    add = settings.declare
+    add, robot = settings.declare, declare_robot(settings)
     add("folder", "runs/robot", "spool/, store/ and results/ live here", read_only=True)
     add("robot_name", "sim-0", "name in recordings and at the trainer", read_only=True)
     add("bridge_expected", False, "whether this robot has a bridge node; clients wait for it", read_only=True)
@@ -49,7 +50,7 @@ def declare(settings: NodeSettings) -> None:
         choices=CHUNKING)  # fmt: skip
     add("chunking_horizon", 2, "real_time: ticks of a chunk before the next inference starts", low=1, high=100)
     add("chunking_delay", 1, "real_time: ticks an inference usually takes", low=0, high=100)
-    add("policy_hz", WIDOWX_250S.control_hz, "rate of the policy's actions; the arm's is a multiple of it",
+    add("policy_hz", robot.control_hz, "rate of the policy's actions; the arm's is a multiple of it",
         low=min(RATES_HZ), high=max(RATES_HZ),
         check=lambda value: "" if value in RATES_HZ else f"must be one of {list(RATES_HZ)}")  # fmt: skip
     argument = partial(declare_argument, settings)

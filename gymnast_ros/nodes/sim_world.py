@@ -23,12 +23,12 @@ from gymnast_core.arm.targets import EndEffectorTarget
 from gymnast_core.env import Env
 from gymnast_core.errors import ConfigError, GymnastError
 from gymnast_core.extensions import WORLDS, extension
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.spec import RobotSpec
 from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import MAX_AGE_S, SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
-from gymnast_ros.nodes.gate_parameters import declare_rate
+from gymnast_ros.nodes.gate_parameters import declare_rate, declare_robot
 from gymnast_ros.nodes.reset_permit import ResetGuard
 from gymnast_ros.nodes.runtime import Diagnostics, run
 from gymnast_ros.nodes.settings import NodeSettings
@@ -92,11 +92,14 @@ class SimWorld(Node):  # type: ignore[misc]
     def __init__(self, world: SimulatedWorld | None = None, **node: object) -> None:
         super().__init__(topics.ARM_NODE, **node)
         settings = self._settings = NodeSettings(self)
-        settings.declare("world", "", "of an installed package, by name; empty is the WidowX 250s", read_only=True)
+        robot = declare_robot(settings)
+        settings.declare("world", "", "of an installed package, by name; empty is a table with things", read_only=True)
         settings.declare("menagerie", "", "copy of MuJoCo Menagerie, whose arm is drawn; empty draws ours",
                          read_only=True)  # fmt: skip
-        declare_rate(settings)
-        self._world = world = world or _world_named(settings["world"], settings["rate_hz"], settings["menagerie"])
+        declare_rate(settings, robot)
+        self._world = world = world or _world_named(
+            settings["world"], robot, settings["rate_hz"], settings["menagerie"]
+        )
         settings.declare("instruction", "lift the red cube", "task of the next episode", check=_not_blank)
         settings.declare("seed", 0, "start state of the next episode", low=0, high=2**53)
         settings.declare("scene", "standard", "look of the next episode", check=_not_blank)
@@ -110,8 +113,8 @@ class SimWorld(Node):  # type: ignore[misc]
                 spec.robot.name, spec.cameras, spec.image_height, spec.image_width, spec.max_steps,
                 spec.robot.control_hz, True, RESET_S,
             ),
-            self._on_command, table_height_m=settings["table_height_m"],
-            max_age_s=2 * WIDOWX_250S.step_s if settings["paced"] else MAX_AGE_S,
+            self._on_command, spec.robot, table_height_m=settings["table_height_m"],
+            max_age_s=2 * robot.step_s if settings["paced"] else MAX_AGE_S,
         )  # fmt: skip
         self._truth = self.create_publisher(String, topics.TRUTH, topics.STREAM)
         self._guard = ResetGuard(settings, Keyring.of_environment())
@@ -239,18 +242,21 @@ def _not_blank(value: str) -> str:
     return "" if value.strip() else "must not be blank"
 
 
-def _world_named(name: str, rate_hz: float, menagerie: str) -> SimulatedWorld:
+def _world_named(name: str, robot: RobotSpec, rate_hz: float, menagerie: str) -> SimulatedWorld:
     if name:
         if menagerie:
             raise ConfigError(f"menagerie draws the WidowX 250s, and world {name!r} is none; leave one of them out")
         world: SimulatedWorld = extension(WORLDS, name)()
+        if world.spec.robot.name != robot.name:
+            model = world.spec.robot.name
+            raise ConfigError(f"world {name!r} has a {model}, not a {robot.name}; start it with robot_model {model}")
         own_hz = world.spec.robot.control_hz
         if own_hz != rate_hz:
             raise ConfigError(f"world {name!r} is commanded at {own_hz:g} Hz, got rate_hz {rate_hz:g}; start with that")
         return world
     from gymnast_ros.sim.simulated_arm import SimulatedArm  # MuJoCo loads only where the simulator runs
 
-    return SimulatedArm(rate_hz=rate_hz, menagerie=Path(menagerie) if menagerie else None)
+    return SimulatedArm(rate_hz=rate_hz, menagerie=Path(menagerie) if menagerie else None, robot=robot)
 
 
 def main() -> int:

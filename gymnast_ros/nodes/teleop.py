@@ -21,6 +21,7 @@ from gymnast_ros.keyring import Keyring, re_arm_word
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import from_target
 from gymnast_ros.nodes.ears import listen
+from gymnast_ros.nodes.gate_parameters import declare_robot
 from gymnast_ros.nodes.marked import MarkedJoints, MarkedJson, listen_joints
 from gymnast_ros.nodes.runtime import Diagnostics, run
 from gymnast_ros.nodes.settings import NodeSettings
@@ -45,7 +46,7 @@ class Teleop(Node):  # type: ignore[misc]
     def __init__(self, **node: Any) -> None:
         super().__init__("teleop", **node)
         settings = self._settings = NodeSettings(self)
-        defaults = Mapping()
+        robot, defaults = declare_robot(settings), Mapping()
         settings.declare("axes", list(defaults.axes), "joystick axes of dx dy dz droll dpitch dyaw; -1 is unused")
         settings.declare("signs", list(defaults.signs), "+1 or -1 per axis")
         settings.declare("share", defaults.share, "of the step limits at full deflection", low=0.01, high=1.0)
@@ -57,7 +58,7 @@ class Teleop(Node):  # type: ignore[misc]
         )  # fmt: skip
         self._keyring = Keyring.of_environment()
         self._stick = Stick(
-            Mapping(tuple(settings["axes"]), tuple(settings["signs"]), settings["share"], settings["dead_zone"])
+            Mapping(tuple(settings["axes"]), tuple(settings["signs"]), settings["share"], settings["dead_zone"]), robot
         )
         self._commands = MarkedJoints(self, self._keyring, topics.TELEOP_COMMAND, topics.STREAM)
         self._take_over = MarkedJson(self, self._keyring, topics.TAKE_OVER, topics.LATCHED)

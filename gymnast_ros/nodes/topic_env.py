@@ -15,8 +15,8 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from gymnast_core.env import checked_action, instructions_for
-from gymnast_core.errors import EpisodeOverError, SafetyError, StaleCommandError
-from gymnast_core.spec import BASE_FRAME, JOINT_NAMES, WIDOWX_250S, EnvSpec
+from gymnast_core.errors import ConfigError, EpisodeOverError, SafetyError, StaleCommandError
+from gymnast_core.spec import BASE_FRAME, JOINT_NAMES, WIDOWX_250S, EnvSpec, RobotSpec
 from gymnast_core.types import ByteArray, FloatArray, Observation, StepResult
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
@@ -40,6 +40,7 @@ class TopicEnv:
         step_timeout_s: longest wait for the observation after a command; then the arm or the gate is lost.
         reset_timeout_s: longest reset (a real arm moves to neutral).
         connect_timeout_s: longest wait for arm and gate at first, and for one that was restarted.
+        robot: which arm it must be.
         keyring: of the graph; None takes what this process's starter handed down.
         **node: passed to the node (namespace, context, ...).
     """
@@ -52,8 +53,10 @@ class TopicEnv:
         connect_timeout_s: float = 20.0,
         scene: str = "standard",
         keyring: Keyring | None = None,
+        robot: RobotSpec = WIDOWX_250S,
         **node: Any,
     ) -> None:
+        self._robot = robot
         self.scene, self.keep_scene = scene, False
         self._step_timeout_s, self._reset_timeout_s = step_timeout_s, reset_timeout_s
         self._connect_timeout_s = connect_timeout_s
@@ -72,7 +75,7 @@ class TopicEnv:
         self._silent_steps = 0
         try:
             self._spec = self._connect(self._link, connect_timeout_s)
-        except SafetyError:
+        except (SafetyError, ConfigError):
             self.close()
             raise
 
@@ -148,6 +151,11 @@ class TopicEnv:
         listen(node, JointState, topics.JOINT_STATES, moments.on_joints, topics.STREAM)
         listen(node, JointState, topics.EXECUTED, partial(moments.on_named, "executed"), topics.STREAM)
         described = link.meet(timeout_s)
+        if described.robot != self._robot.name:
+            raise ConfigError(
+                f"the arm is a {described.robot}, and this graph is for a {self._robot.name}: its limits are not that "
+                "arm's. Start it with the other's name (robot, robot_model)"
+            )
         for camera in described.cameras:
             listen(node, Image, topics.image_topic(camera), partial(moments.on_image, camera), topics.STREAM)
         beside, topic = ("truth", topics.TRUTH) if described.simulated else ("notes", topics.NOTES)
@@ -156,7 +164,7 @@ class TopicEnv:
         images = map(topics.image_topic, described.cameras)
         parts = (topics.PROPRIOCEPTION, topics.JOINT_STATES, topics.EXECUTED, *images, topic)
         link.await_matches(parts, lambda: self._commands.publisher.get_subscription_count() > 0, timeout_s)
-        return _spec_of(described)
+        return _spec_of(described, self._robot)
 
     def _observe(self, wanted: Callable[[int], bool]) -> tuple[Observation, JointState]:
         """Wait for the next complete moment; returns it, and what the arm executed before it."""
@@ -256,12 +264,12 @@ class _Moments:
             del self._moments[min(self._moments)]
 
 
-def _spec_of(described: ArmDescription) -> EnvSpec:
+def _spec_of(described: ArmDescription, robot: RobotSpec) -> EnvSpec:
     return EnvSpec(
         1,
         described.cameras,
         described.image_height,
         described.image_width,
         described.max_steps,
-        WIDOWX_250S.at(described.control_hz),
+        robot.at(described.control_hz),
     )

@@ -1,4 +1,4 @@
-"""The real WidowX 250s as a node: the same topics and services as sim_world, so that nothing else knows which runs.
+"""A real arm (WidowX 250s or its kind) as a node: topics and services of sim_world, so nothing knows which runs.
 
 Lifecycle: configure connects, activate puts torque on and stands up to neutral, deactivate holds, cleanup, shutdown and
 the end of the process go to the sleep pose before torque goes off. The arm itself is gymnast_ros.nodes.widowx_loop's.
@@ -19,7 +19,7 @@ from std_srvs.srv import Trigger
 
 from gymnast_core.errors import GymnastError, SafetyError
 from gymnast_core.extensions import ARMS, extension, installed
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.robots import robot_named
 from gymnast_ros.drivers.connection import Connection, hold_lock
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import topics
@@ -54,14 +54,15 @@ class WidowXArm(LifecycleNode):  # type: ignore[misc]
         # a waiting coroutine blocks its group: reset needs one of its own
         self.create_service(Trigger, topics.RESET, self._reset, callback_group=MutuallyExclusiveCallbackGroup())
         self.create_service(Trigger, "~/recover", self._recover)
-        self._diagnostics = Diagnostics(self, WIDOWX_250S.name, self._loop.health, self._loop.motors)
+        self._diagnostics = Diagnostics(self, settings["robot_model"], self._loop.health, self._loop.motors)
         self._starter = self.create_timer(0.0, self._start_up) if settings["autostart"] else None
 
     @named
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Connect; nothing moves and torque stays as it is."""
         robot = self._vendor.connect(self._settings["robot_model"], self._settings["robot_name"])
-        self._loop.connect(Connection(robot, dry_run=self._settings["dry_run"]))
+        spec = robot_named(self._settings["robot_model"])
+        self._loop.connect(Connection(robot, spec, dry_run=self._settings["dry_run"]))
         self.get_logger().info("connected, nothing moves and torque is as it was; activate puts it on and stands up")
         return TransitionCallbackReturn.SUCCESS
 

@@ -19,7 +19,7 @@ from rclpy.task import Future
 from gymnast_core.arm.cameras import Frame
 from gymnast_core.arm.envelope import ArmState
 from gymnast_core.errors import EstopLatchedError, GymnastError, SafetyError
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.robots import robot_named
 from gymnast_core.types import FloatArray
 from gymnast_ros.drivers.auto_recovery import AutoRecovery, RecoveryCount
 from gymnast_ros.drivers.connection import Connection
@@ -61,7 +61,8 @@ class WidowXLoop:
     def __init__(
         self, node: Node, settings: NodeSettings, recovery: RecoveryGuard, gate: GateEar, folder: Path, robot: str
     ) -> None:
-        self._node, self._settings, self._recovery, self._spec = node, settings, recovery, WIDOWX_250S
+        self._node, self._settings, self._recovery = node, settings, recovery
+        self._spec = robot_named(settings["robot_model"])
         sources, size = camera_sources(settings), int(settings["image_size"])
         self._cameras = CameraPort(node, sources, size, camera_limits(settings))
         description = ArmDescription(
@@ -70,7 +71,7 @@ class WidowXLoop:
         )  # fmt: skip
         self._lock = threading.RLock()
         self._gate = gate
-        self._force = ForceWatch(*force_bounds(settings))
+        self._force = ForceWatch(*force_bounds(settings, self._spec))
         self._connection: Connection | None = None
         self._active = self._running = self._leaving = self._motors_failed = False
         """A fault of the motors waits for ~/recover; one of cameras or joint states passes with its cause."""
@@ -83,7 +84,7 @@ class WidowXLoop:
         self._executed_A, self._source = NOTHING_A, ""
         self._latencies_ms: list[float] = []
         self._port = ArmPort(
-            node, description, self._on_command, table_height_m=settings["table_height_m"],
+            node, description, self._on_command, self._spec, table_height_m=settings["table_height_m"],
             max_age_s=2 * self._spec.step_s,
         )  # fmt: skip
         self._auto = AutoRecovery(

@@ -6,17 +6,18 @@ import numpy as np
 
 from gymnast_core.arm.cameras import CameraLimits
 from gymnast_core.errors import ConfigError
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.spec import RobotSpec
 from gymnast_ros.drivers.reading import Array
 from gymnast_ros.nodes.cameras import CameraSource
+from gymnast_ros.nodes.gate_parameters import declare_robot
 from gymnast_ros.nodes.settings import NodeSettings
 
 
 def declare(settings: NodeSettings) -> None:
     """Every parameter of the node, with its meaning."""
     add = settings.declare
-    add("robot_model", "wx250s", "Interbotix model", read_only=True)
-    add("robot_name", "wx250s", "namespace of xs_sdk", read_only=True)
+    robot = declare_robot(settings)
+    add("robot_name", robot.name, "namespace of xs_sdk", read_only=True)
     add(
         "vendor",
         "gymnast_ros.drivers.interbotix",
@@ -48,9 +49,9 @@ def declare(settings: NodeSettings) -> None:
     add("autostart", False, "configure and activate at start, without ros2 lifecycle", read_only=True)
 
 
-def force_bounds(settings: NodeSettings) -> tuple[Array, int, Array]:
+def force_bounds(settings: NodeSettings, robot: RobotSpec) -> tuple[Array, int, Array]:
     """Of ForceWatch: what is too much for some steps, how many, and what is too much at once, where the gate stops."""
-    share, most_J = settings["force_share"], np.array(WIDOWX_250S.max_effort)
+    share, most_J = settings["force_share"], np.array(robot.max_effort)
     unbounded_J = np.full(len(most_J), np.inf)
     return (most_J * share, settings["force_steps"], most_J) if share else (unbounded_J, 1, unbounded_J)
 

@@ -28,6 +28,7 @@ class PageRobot(Protocol):
     """What the page needs of a robot; every method may be called from any thread."""
 
     name: str
+    model: str
 
     def status(self) -> Mapping[str, Any]:
         """What the page shows.
@@ -123,8 +124,8 @@ def _add_page(app: FastAPI, site: Site, robot: PageRobot) -> None:
         version = _version(robot)  # first: what changes meanwhile is then seen as news
         number, at_s, _ = robot.frame()
         context = {
-            "robot": robot.name, "s": robot.status(), "seen": number > 0, "stale": _stale(number, at_s),
-            "said": site.said(request, user),
+            "robot": robot.name, "model": robot.model, "s": robot.status(), "seen": number > 0,
+            "stale": _stale(number, at_s), "said": site.said(request, user),
         }  # fmt: skip
         return HTMLResponse(site.render("robot.html", user=user, here="/", version=version, **context))
 

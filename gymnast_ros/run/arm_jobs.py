@@ -21,6 +21,7 @@ from gymnast_core.paging import Pager
 from gymnast_core.policies.chunking import ChunkingConfig
 from gymnast_core.policy import Policy
 from gymnast_core.practice_status import PracticeStatus
+from gymnast_core.robots import robot_named
 from gymnast_ros.graph import REAL_TIME
 from gymnast_ros.run.arming import Arming
 from gymnast_ros.run.codec import NothingToDoError
@@ -99,7 +100,10 @@ class ArmJobs:
         recovered = self._spool.recover()
         if recovered:
             log.warning(f"recovered episodes={len(recovered)} after a crash")
-        self._book = ShadowBook(folder, device=settings["device"], max_latency_s=settings["max_latency_s"])
+        self._book = ShadowBook(
+            folder, robot_named(settings["robot_model"]), device=settings["device"],
+            max_latency_s=settings["max_latency_s"],
+        )  # fmt: skip
         self._host = PolicyHost(settings["device"])
         self._policies = PolicySource(
             folder / "store", settings["policy"], host=self._host, dial=partial(dial, settings), book=self._book,

@@ -14,6 +14,7 @@ from gymnast_core.episodes import Spool
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.gate_rule import DAY_S, GateRule
 from gymnast_core.records.signing import TrustedKeys
+from gymnast_core.robots import robot_named
 from gymnast_ros.outbox import PageOutbox
 from gymnast_ros.run.adaptation import AdaptationDesk
 from gymnast_ros.run.codec import Failure, RobotBusyError
@@ -111,7 +112,10 @@ class BridgeJobs:
         )  # fmt: skip
         if self._store.current() is None and settings["policy"]:
             self._store.install(Path(settings["policy"]))
-        book = ShadowBook(folder, device=settings["device"], max_latency_s=settings["max_latency_s"])
+        book = ShadowBook(
+            folder, robot_named(settings["robot_model"]), device=settings["device"],
+            max_latency_s=settings["max_latency_s"],
+        )  # fmt: skip
         self._adoption = Adoption(
             self._store, book, probation_episodes=lambda: int(settings["probation_episodes"]), report=log.info
         )

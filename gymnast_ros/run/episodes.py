@@ -25,7 +25,7 @@ from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
 from gymnast_core.policies.stretched import StretchedPolicy
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import GuardedPolicy, Observer, run_episode
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.spec import BRIDGE_HZ, ROBOT_MODEL
 from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
 from gymnast_ros.rates import steps_per_action
 from gymnast_ros.run.conduct import verdict
@@ -136,7 +136,7 @@ class EpisodeRunner:
         self._recent = recent
         self._runs: Counter[EpisodePlan] = Counter()
         self.chunking: ChunkingConfig | None = None
-        self.policy_hz = WIDOWX_250S.control_hz
+        self.policy_hz = BRIDGE_HZ
         self.judge: OutcomeJudge | None = None
         self.judge_every = 0
         self._env: ArmEnv | None = None
@@ -186,8 +186,10 @@ class EpisodeRunner:
             self._spool.check_space()
             start = replace(plan, attempt=None)
             self._runs[start] += bool(plan.ids)
-            recorder.begin(metadata=plan.metadata, seed=plan.seed, episode_id=plan.episode_id(self._runs[start]),
-                           control_hz=rate_hz)  # fmt: skip
+            recorder.begin(
+                metadata={**plan.metadata, ROBOT_MODEL: env.spec.robot.name}, seed=plan.seed,
+                episode_id=plan.episode_id(self._runs[start]), control_hz=rate_hz,
+            )  # fmt: skip
         cut = self._at_rate(policy, rate_hz)
         watcher, paced = _Watcher(env), self._paced(cut, rate_hz)
         guarded = GuardedPolicy(paced or cut)
@@ -244,7 +246,7 @@ class EpisodeRunner:
         """Real-time chunking, where it was asked for; a seam's jump of speed is the same at every rate."""
         if self.chunking is None or isinstance(policy, ReplayPolicy):
             return None
-        share, config = WIDOWX_250S.control_hz / rate_hz, self.chunking
+        share, config = BRIDGE_HZ / rate_hz, self.chunking
         jump_m, jump_rad = config.max_jump_m * share, config.max_jump_rad * share
         return RealTimeChunking(policy, replace(config, max_jump_m=jump_m, max_jump_rad=jump_rad))
 

@@ -19,6 +19,7 @@ from typing import IO, Any
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import CheckpointError
 from gymnast_core.records.manifest import read_manifest
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_ros.shadow.check import ShadowReport
 from gymnast_ros.shadow.observations import has_recordings
 
@@ -66,14 +67,17 @@ class ShadowBook:
 
     Args:
         folder: of the robot; shadow/ and recent/ are in it.
+        robot: which arm it is.
         device: where a large policy is loaded, as the rollout node would.
         max_latency_s: longest typical call; 0 is one control step per action of a chunk.
         patience: see Patience.
     """
 
     def __init__(
-        self, folder: Path, *, device: str = "auto", max_latency_s: float = 0.0, patience: StageLimits | None = None
-    ) -> None:
+        self, folder: Path, robot: RobotSpec = WIDOWX_250S, *, device: str = "auto", max_latency_s: float = 0.0,
+        patience: StageLimits | None = None,
+    ) -> None:  # fmt: skip
+        self._robot = robot
         self._folder, self.recent = folder / "shadow", folder / "recent"
         self._device, self._max_latency_s = device, max_latency_s
         self._patience = patience or StageLimits()
@@ -100,8 +104,9 @@ class ShadowBook:
             RefusedCheckpointError: it may not.
             CheckpointError: it is no checkpoint.
         """
-        name = read_manifest(checkpoint).id
-        report = ShadowReport("") if self.passed(name) else self.check(checkpoint)
+        manifest = read_manifest(checkpoint)
+        name, misfit = manifest.id, manifest.misfit(self._robot.name)
+        report = ShadowReport(misfit) if misfit or self.passed(name) else self.check(checkpoint)
         if report.reason:
             raise RefusedCheckpointError(f"{name} failed its check on this robot: {report.reason}")
 
@@ -114,6 +119,8 @@ class ShadowBook:
             CheckpointError: it is no checkpoint.
         """
         manifest = read_manifest(checkpoint)
+        if misfit := manifest.misfit(self._robot.name):
+            return ShadowReport(misfit)
         with self._turn():
             known = self.report(manifest.id) if self.passed(manifest.id) else None
             if known is not None:
@@ -144,7 +151,7 @@ class ShadowBook:
         """Run the child; a stage that takes too long, or a child that dies, is the checkpoint's fault."""
         command = [
             sys.executable, "-m", "gymnast_ros.shadow.child", str(checkpoint.resolve()), str(self.recent),
-            "--device", self._device, "--max-latency-s", str(self._max_latency_s),
+            "--robot-model", self._robot.name, "--device", self._device, "--max-latency-s", str(self._max_latency_s),
             "--most-s", str(self._patience.total_s(size)),
         ]  # fmt: skip
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gymnast_core.records.manifest import read_manifest
+from gymnast_core.robots import robot_named
 from gymnast_ros.shadow.check import ShadowReport, shadow_check
 from gymnast_ros.shadow.observations import neutral_observation, recorded_observations
 
@@ -29,6 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("recent", type=Path)
+    parser.add_argument("--robot-model", required=True)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--max-latency-s", type=float, default=0.0)
     parser.add_argument("--most-s", type=int, required=True)
@@ -55,7 +57,8 @@ def _checked(args: argparse.Namespace, out: IO[str]) -> ShadowReport:
     _print(out, stage="loaded")
     report = shadow_check(
         policy, recorded or [neutral_observation(str(manifest.config.get("camera") or ""))],
-        max_latency_s=args.max_latency_s, asking=lambda index: _print(out, stage="asked", index=index),
+        spec=robot_named(args.robot_model), max_latency_s=args.max_latency_s,
+        asking=lambda index: _print(out, stage="asked", index=index),
     )  # fmt: skip
     return replace(report, recorded=bool(recorded))
 

@@ -1,4 +1,4 @@
-"""The simulated Bridge arm: MuJoCo behind gymnast_core.env.Env, no ROS."""
+"""The simulated arm: MuJoCo behind gymnast_core.env.Env, no ROS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gymnast_core.arm.kinematics import forward, inverse
 from gymnast_core.arm.targets import DEFAULT_ROTATION, EndEffectorTarget, proprioception
 from gymnast_core.env import checked_action, instructions_for
 from gymnast_core.errors import EpisodeOverError, UnreachableError
-from gymnast_core.spec import WIDOWX_250S, EnvSpec
+from gymnast_core.spec import WIDOWX_250S, EnvSpec, RobotSpec
 from gymnast_core.types import ByteArray, FloatArray, Observation, StepResult
 from gymnast_ros.sim import scene as scenes
 from gymnast_ros.sim.menagerie import dressed
@@ -61,7 +61,7 @@ class _LazyFrames(Mapping[str, ByteArray]):
 
 
 class SimEnv:
-    """One simulated WidowX 250s over a table, B = 1, delta control of the gripper.
+    """One simulated arm over a table, B = 1, delta control of the gripper.
 
     reset(instruction, seed=) names the start state: the task the instruction asks for and the seed decide it.
     An action beyond the step limits or the workspace is cut to them; a pose without joint solution holds the arm;
@@ -72,23 +72,23 @@ class SimEnv:
         scene: looks and distractors.
         max_steps: T at 5 Hz, after which the episode is truncated; at another rate it takes as long.
         image_size: side of the camera's square image in pixels.
-        rate_hz: control rate, one of gymnast_core.spec.RATES_HZ.
+        rate_hz: control rate, one of gymnast_core.spec.RATES_HZ; None is the arm's own.
         menagerie: a copy of MuJoCo Menagerie, whose arm is drawn; None draws ours.
+        robot: the arm.
     """
 
     def __init__(
         self, scene: scenes.SceneConfig = scenes.STANDARD, max_steps: int = MAX_STEPS, image_size: int = 256,
-        *, rate_hz: float = WIDOWX_250S.control_hz, menagerie: Path | None = None,
+        *, rate_hz: float | None = None, menagerie: Path | None = None, robot: RobotSpec = WIDOWX_250S,
     ) -> None:  # fmt: skip
-        self.scene = scene
-        robot, ticks = WIDOWX_250S.at(rate_hz), round(max_steps * rate_hz / WIDOWX_250S.control_hz)
-        self._spec = EnvSpec(1, (scenes.CAMERA,), image_size, image_size, ticks, robot)
+        self.scene, rate_hz = scene, rate_hz or robot.control_hz
+        ticks = round(max_steps * rate_hz / robot.control_hz)
+        self._spec = EnvSpec(1, (scenes.CAMERA,), image_size, image_size, ticks, robot.at(rate_hz))
         self._substeps = round(PHYSICS_HZ / rate_hz)
         self._pieces = max(n for n in range(1, RAMP + 1) if self._substeps % n == 0)
-        self._model = mujoco.MjModel.from_xml_string(dressed(scenes.mjcf(scene, image_size), menagerie))
+        self._model = mujoco.MjModel.from_xml_string(dressed(scenes.mjcf(scene, image_size, robot), menagerie))
         self._friction = self._model.geom_friction.copy()
-        self._data = mujoco.MjData(self._model)
-        self._seen = mujoco.MjData(self._model)
+        self._data, self._seen = mujoco.MjData(self._model), mujoco.MjData(self._model)
         self._renderer: mujoco.Renderer | None = None
         self._objects = {n: self._model.body(n).id for n in ("red_cube", "blue_block", "drawer")}
         self._mocap = {n: int(self._model.body_mocapid[self._model.body(n).id]) for n in ("plate", "cabinet")}

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gymnast_core.errors import ContractError
-from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import ACTION_DIM, ActionChunk, FloatArray, Observation
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.tasks import Oracle
@@ -222,12 +221,13 @@ class ScriptedExpert:
         return np.stack(rows)
 
     def _actions(self, target_X: Array, plan_KX: Array) -> FloatArray:
-        limit = WIDOWX_250S.max_translation_m
+        robot = self._env.spec.robot
+        limit = robot.max_translation_m
         actions = np.zeros((len(plan_KX), ACTION_DIM), np.float32)
         place_X = target_X
         for action_A, row_X in zip(actions, plan_KX, strict=True):
             noise = self._rng.normal(0.0, 1.0, 3) * self._action_noise_m
             move = np.clip(row_X[:3] - place_X + noise, -limit, limit)
             action_A[:3], action_A[6] = move, row_X[3]
-            place_X = np.clip(place_X + move, WIDOWX_250S.workspace_low_m, WIDOWX_250S.workspace_high_m)
+            place_X = np.clip(place_X + move, robot.workspace_low_m, robot.workspace_high_m)
         return actions

@@ -1,7 +1,6 @@
 """What stands on the table and how it is seen: one MJCF of primitive shapes, generated from a SceneConfig.
 
-The arm has the exact joint axes, limits and gripper point of the WidowX 250s (gymnast_core.arm.kinematics holds the
-same numbers as screw axes); its looks are boxes and capsules of our own. Metres, radians, kilograms.
+The arm is gymnast_ros.sim.arm_body's. Metres, radians, kilograms.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
+from gymnast_ros.sim.arm_body import actuators, arm_body
 
 Colour = tuple[float, float, float]
 Vector = tuple[float, float, float]
@@ -103,8 +103,8 @@ def scene_named(name: str) -> SceneConfig:
     return scenes[name]
 
 
-def mjcf(scene: SceneConfig, image_size: int) -> str:
-    """Return the MJCF of a scene, ready for mujoco.MjModel.from_xml_string."""
+def mjcf(scene: SceneConfig, image_size: int, robot: RobotSpec = WIDOWX_250S) -> str:
+    """Return the MJCF of an arm in a scene, ready for mujoco.MjModel.from_xml_string."""
     return f"""
 <mujoco model="bridge_{scene.name}">
   <compiler angle="radian" autolimits="true"/>
@@ -128,7 +128,7 @@ def mjcf(scene: SceneConfig, image_size: int) -> str:
       diffuse="{_rgb(0.5, scene.light)}" specular="0 0 0" castshadow="false"/>
     <camera name="{CAMERA}" {_camera(scene)}/>
     <geom name="table" type="box" pos="0.25 0 -0.02" size="0.7 0.7 0.02" rgba="{_rgba(scene.table_colour)}"/>
-    {_ARM}
+    {arm_body(robot)}
     {_box("red_cube", CUBE_HALF_M, scene.cube_colour)}
     {_box("blue_block", BLOCK_HALF_LENGTH_M, scene.block_colour)}
     {_plate(scene)}
@@ -136,7 +136,7 @@ def mjcf(scene: SceneConfig, image_size: int) -> str:
     {_distractors(scene)}
   </worldbody>
   <actuator>
-    {_actuators()}
+    {actuators()}
   </actuator>
 </mujoco>"""
 
@@ -204,61 +204,3 @@ def _distractors(scene: SceneConfig) -> str:
         f'<geom name="{name}" mass="0.04" condim="6" friction="1 0.02 0.01" {shape}/></body>'
         for name, shape in list(zip(DISTRACTORS, shapes, strict=True))[: scene.distractors]
     )
-
-
-def _joint(name: str, axis: str) -> str:
-    index = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate").index(name)
-    low, high = WIDOWX_250S.joint_low_rad[index], WIDOWX_250S.joint_high_rad[index]
-    return f'<joint name="{name}" axis="{axis}" range="{low} {high}" damping="3" armature="0.05"/>'
-
-
-def _link(mass: float) -> str:
-    return f'<inertial pos="0 0 0" mass="{mass}" diaginertia="0.001 0.001 0.001"/>'
-
-
-def _finger(name: str, side: int) -> str:
-    """A finger whose pad face is at the joint position from the middle, so the opening is twice it: 3.0 to 7.4 cm."""
-    low, high = WIDOWX_250S.finger_closed_m, WIDOWX_250S.finger_open_m
-    return f"""<body name="{name}" gravcomp="1">
-      <joint name="{name}" type="slide" axis="0 {side} 0" range="{low} {high}" damping="6" armature="0.05"/>
-      <geom class="pad" type="box" pos="-0.012 {side * 0.004} 0" size="0.023 0.004 0.0045"/>
-    </body>"""
-
-
-_ARM = f"""
-<geom class="arm" type="cylinder" pos="0 0 0.036" size="0.05 0.036"/>
-<body name="waist" gravcomp="1">{_joint("waist", "0 0 1")}{_link(0.3)}
-  <geom class="arm" type="cylinder" pos="0 0 0.09" size="0.038 0.022"/>
-  <body name="upper_arm" pos="0 0 0.11065" gravcomp="1">{_joint("shoulder", "0 1 0")}{_link(0.3)}
-    <geom class="arm" type="capsule" fromto="0 0 0 0 0 0.25" size="0.022"/>
-    <geom class="arm" type="capsule" fromto="0 0 0.25 0.04975 0 0.25" size="0.02"/>
-    <body name="upper_forearm" pos="0.04975 0 0.25" gravcomp="1">{_joint("elbow", "0 1 0")}{_link(0.2)}
-      <geom class="arm" type="capsule" fromto="0 0 0 0.13 0 0" size="0.02"/>
-      <body name="lower_forearm" pos="0.175 0 0" gravcomp="1">{_joint("forearm_roll", "1 0 0")}{_link(0.15)}
-        <geom class="arm" type="capsule" fromto="-0.04 0 0 0.075 0 0" size="0.018"/>
-        <body name="wrist" pos="0.075 0 0" gravcomp="1">{_joint("wrist_angle", "0 1 0")}{_link(0.1)}
-          <geom class="arm" type="capsule" fromto="0 0 0 0.065 0 0" size="0.017"/>
-          <body name="gripper" pos="0.065 0 0" gravcomp="1">{_joint("wrist_rotate", "1 0 0")}{_link(0.15)}
-            <geom class="arm" type="cylinder" fromto="0 0 0 0.03 0 0" size="0.016"/>
-            <geom class="palm" type="box" pos="0.046 0 0" size="0.012 0.045 0.012"/>
-            <body name="gripper_point" pos="0.093575 0 0" gravcomp="1">
-              <site name="gripper" size="0.002" rgba="0 0 0 0"/>
-              {_finger("left_finger", 1)}
-              {_finger("right_finger", -1)}
-            </body>
-          </body>
-        </body>
-      </body>
-    </body>
-  </body>
-</body>"""
-
-
-def _actuators() -> str:
-    gains = {"waist": 400, "shoulder": 400, "elbow": 300, "forearm_roll": 200, "wrist_angle": 200, "wrist_rotate": 150}
-    arm = [f'<position name="{name}" joint="{name}" kp="{kp}" kv="{kp / 12:.1f}"/>' for name, kp in gains.items()]
-    fingers = [
-        f'<position name="{name}" joint="{name}" kp="600" kv="20" forcerange="-8 8"/>'
-        for name in ("left_finger", "right_finger")
-    ]
-    return "\n    ".join(arm + fingers)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gymnast_core.arm.targets import EndEffectorTarget
 from gymnast_core.errors import ConfigError
-from gymnast_core.spec import WIDOWX_250S, EnvSpec
+from gymnast_core.spec import WIDOWX_250S, EnvSpec, RobotSpec
 from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.scene import scene_named
@@ -23,9 +23,9 @@ class SimulatedArm:
 
     def __init__(
         self, scene: str = "standard", *, max_steps: int = 15, image_size: int = 256,
-        rate_hz: float = WIDOWX_250S.control_hz, menagerie: Path | None = None,
+        rate_hz: float | None = None, menagerie: Path | None = None, robot: RobotSpec = WIDOWX_250S,
     ) -> None:  # fmt: skip
-        self._menagerie = menagerie
+        self._menagerie, self._robot = menagerie, robot
         self._max_steps, self._image_size, self._rate_hz = max_steps, image_size, rate_hz
         self._envs: dict[str, SimEnv] = {}
         self._next = self._current = self._env(scene)
@@ -91,6 +91,11 @@ class SimulatedArm:
     def _env(self, scene: str) -> SimEnv:
         if scene not in self._envs:
             self._envs[scene] = SimEnv(
-                scene_named(scene), self._max_steps, self._image_size, rate_hz=self._rate_hz, menagerie=self._menagerie
+                scene_named(scene),
+                self._max_steps,
+                self._image_size,
+                rate_hz=self._rate_hz,
+                menagerie=self._menagerie,
+                robot=self._robot,
             )
         return self._envs[scene]

@@ -52,7 +52,7 @@ def test_a_command_at_50_hz_is_cut_to_a_tenth_of_a_step_and_speeds_up_as_slowly(
 )
 def test_rates_that_cannot_be_are_refused_by_name(rate_hz, policy_hz, simulated, message) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_rates(rate_hz, policy_hz, simulated=simulated)
+        check_rates(rate_hz, policy_hz, WIDOWX_250S, simulated=simulated)
     with pytest.raises(ConfigError, match="one of"):
         WIDOWX_250S.at(1.0)  # a step of 0.25 m
 

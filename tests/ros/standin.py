@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from gymnast_core.spec import JOINT_NAMES, WIDOWX_250S
+from gymnast_core.robots import robot_named
+from gymnast_core.spec import JOINT_NAMES, WIDOWX_250S, RobotSpec
 from gymnast_ros.drivers.contract import VENDOR_API, Call
 
 NAMES = (*JOINT_NAMES, "gripper", "left_finger", "right_finger")
@@ -36,9 +37,12 @@ FLAGS = ("refuse", "hang", "mute", "unrepairable", "dead", "bare", "explode")
 class StandIn:
     """The robot object: arm, gripper and core, generated."""
 
-    def __init__(self, now_s: Callable[[], float] = time.monotonic, wall_ns: Callable[[], int] = time.time_ns) -> None:
-        self.now_s, self.wall_ns = now_s, wall_ns
-        self.start = self.goal = self.told = np.array(WIDOWX_250S.sleep_joints_rad)
+    def __init__(
+        self, now_s: Callable[[], float] = time.monotonic, wall_ns: Callable[[], int] = time.time_ns,
+        spec: RobotSpec = WIDOWX_250S,
+    ) -> None:  # fmt: skip
+        self.now_s, self.wall_ns, self.spec = now_s, wall_ns, spec
+        self.start = self.goal = self.told = np.array(self.spec.sleep_joints_rad)
         self.speed = np.zeros(6)
         self.moved_at_s = 0.0
         self.moving_time, self.accel_time = 2.0, 0.3
@@ -46,7 +50,7 @@ class StandIn:
         self.pace_s = 2.0
         self.stuck: dict[str, float] = {}
         self.last_states: Any = None
-        self.finger = WIDOWX_250S.finger_open_m
+        self.finger = self.spec.finger_open_m
         self.torque = dict.fromkeys((*JOINT_NAMES, "gripper"), False)
         self.modes = {"arm": "position", "gripper": "pwm"}
         self.errors = dict.fromkeys(self.torque, 0)
@@ -120,7 +124,7 @@ class StandIn:
 
     def _arm_set_joint_positions(self, joint_positions, moving_time, accel_time, blocking) -> bool:
         cut = np.trunc(np.array(joint_positions) * 1000) / 1000
-        low, high = np.array(WIDOWX_250S.joint_low_rad), np.array(WIDOWX_250S.joint_high_rad)
+        low, high = np.array(self.spec.joint_low_rad), np.array(self.spec.joint_high_rad)
         speed = np.abs(cut - self.told) / self.moving_time
         if self.refuse or (cut < low).any() or (cut > high).any() or (speed > np.pi).any():
             return False
@@ -141,8 +145,8 @@ class StandIn:
 
     def _arm_go_to_sleep_pose(self, moving_time, accel_time, blocking) -> None:
         self._arm_set_trajectory_time(moving_time, accel_time)
-        self.told = np.array(WIDOWX_250S.sleep_joints_rad)
-        self._go(list(WIDOWX_250S.sleep_joints_rad))
+        self.told = np.array(self.spec.sleep_joints_rad)
+        self._go(list(self.spec.sleep_joints_rad))
         if blocking:
             self.sleeps(moving_time)
 
@@ -153,10 +157,10 @@ class StandIn:
         self._go(commands)
 
     def _gripper_grasp(self, delay) -> None:
-        self.finger = WIDOWX_250S.finger_closed_m
+        self.finger = self.spec.finger_closed_m
 
     def _gripper_release(self, delay) -> None:
-        self.finger = WIDOWX_250S.finger_open_m
+        self.finger = self.spec.finger_open_m
 
     def _gripper_set_pressure(self, pressure) -> None:
         self.pressure = pressure
@@ -179,7 +183,7 @@ class StandIn:
     def _core_robot_torque_enable(self, cmd_type, name, enable) -> None:
         if self.dead:
             return
-        asleep = np.abs(self.where() - np.array(WIDOWX_250S.sleep_joints_rad)).max() < 0.05
+        asleep = np.abs(self.where() - np.array(self.spec.sleep_joints_rad)).max() < 0.05
         self.dropped = self.dropped or (not enable and name == "arm" and not asleep)
         for motor in JOINT_NAMES if cmd_type == "group" else (name,):
             self.torque[motor] = enable and (self.errors[motor] == 0)
@@ -222,7 +226,7 @@ _CONNECTED: list[StandIn] = []
 def connect(robot_model: str, robot_name: str) -> StandIn:
     """As gymnast_ros.drivers.interbotix.connect: once per process."""
     if not _CONNECTED:
-        _CONNECTED.append(StandIn())
+        _CONNECTED.append(StandIn(spec=robot_named(robot_model)))
     return _CONNECTED[0]
 
 

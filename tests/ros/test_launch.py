@@ -14,10 +14,11 @@ import pytest
 
 from gymnast_core.errors import ConfigError
 from gymnast_ros.arguments import ARGUMENTS, IDENTITY_FILES, check_files, check_known, config_from, evaluation_command
-from gymnast_ros.graph import GraphConfig, devices, external, graph
+from gymnast_ros.graph import GraphConfig, graph
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import evaluate_once
 from gymnast_ros.processes import ENVIRONMENT, REFUSED
+from gymnast_ros.vendors import devices, external
 from tests.ros.fake_launch import install
 
 ROOT = Path(__file__).parents[2]
@@ -260,7 +261,7 @@ def test_evaluate_launch_starts_graph_and_evaluation_and_ends(launch_modules) ->
 
 @pytest.mark.parametrize(
     ("word", "meant"),
-    [("trainr:=cloud:1", "did you mean trainer:="), ("colour:=red", "there are robot, folder")],
+    [("trainr:=cloud:1", "did you mean trainer:="), ("colour:=red", "there are robot, robot_model, folder")],
 )
 def test_misspelt_launch_argument_is_refused(word, meant) -> None:
     ours = ["/opt/ros/jazzy/bin/ros2", "launch", "gymnast_ros", "bridge.launch.py", word]

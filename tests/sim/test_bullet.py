@@ -46,7 +46,7 @@ def moved(x: float = 0.0, z: float = 0.0, gripper: float = 1.0) -> np.ndarray:
 
 
 def test_its_kinematics_are_those_of_ours():
-    bodies = BulletBodies(SceneShapes(scenes.STANDARD), WIDOWX_250S)
+    bodies = BulletBodies(SceneShapes(scenes.STANDARD))
     bodies.load({})
     rng = np.random.default_rng(0)
     for _ in range(100):

@@ -11,13 +11,14 @@ import yaml
 
 from gymnast_core.evaluation.gate_tally import GateAttempt
 from gymnast_core.extensions import GATES, extension
+from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_ros.sim.expert import ScriptedExpert
 from tests.contracts.env_contract import EnvContract
 
 pytest.importorskip("pybullet", reason="PyBullet has no wheel for this Python; its extra, gate, would build it")
 from gymnast_ros.sim.bullet.env import BulletEnv
-from gymnast_ros.sim.bullet.gate import ARM_LIMITS, BulletGate, GatedEnv
+from gymnast_ros.sim.bullet.gate import BulletGate, GatedEnv, arm_limits
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +50,8 @@ def gate() -> Iterator[BulletGate]:
 def test_its_gate_is_set_as_a_real_arms():
     text = (ROOT / "config" / "robot_widowx.yaml").read_text()
     given = next(node["ros__parameters"] for name, node in yaml.safe_load(text).items() if name.endswith("gate"))
-    assert (ARM_LIMITS.max_change_m, ARM_LIMITS.max_change_rad) == (given["max_change_m"], given["max_change_rad"])
+    limits = arm_limits(WIDOWX_250S)
+    assert (limits.max_change_m, limits.max_change_rad) == (given["max_change_m"], given["max_change_rad"])
 
 
 def test_an_expert_succeeds_inside_the_envelope(gate: BulletGate):

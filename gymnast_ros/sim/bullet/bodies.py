@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pybullet
 
-from gymnast_core.spec import RobotSpec
 from gymnast_ros.sim.bullet.urdf import SceneShapes
 from gymnast_ros.sim.scene import DISTRACTORS
 
@@ -28,14 +27,13 @@ class BulletBodies:
 
     Args:
         shapes: what there is.
-        spec: of the arm.
         distractors: how many of gymnast_ros.sim.scene.DISTRACTORS.
     """
 
-    def __init__(self, shapes: SceneShapes, spec: RobotSpec, distractors: int = 0) -> None:
+    def __init__(self, shapes: SceneShapes, distractors: int = 0) -> None:
         self.moving = ("red_cube", "blue_block", *DISTRACTORS[:distractors])
         self._folder = tempfile.TemporaryDirectory(prefix="gymnast-urdf-")
-        texts = {"arm": shapes.arm(spec), "table": shapes.table(), "cabinet": shapes.cabinet()}
+        texts = {"arm": shapes.arm(), "table": shapes.table(), "cabinet": shapes.cabinet()}
         texts |= {name: shapes.single(name) for name in ("plate", *self.moving)}
         for name, text in texts.items():
             (Path(self._folder.name) / f"{name}.urdf").write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import ByteArray, Observation
 from gymnast_ros.sim import scene as scenes
 from gymnast_ros.sim.bullet.bodies import BulletBodies
@@ -36,21 +36,22 @@ class BulletEnv(SimEnv):
         scene: looks and distractors.
         max_steps: T at 5 Hz; give it a step more for each of latency.
         image_size: side of the camera's square image in pixels.
-        rate_hz: control rate.
+        rate_hz: control rate; None is the arm's own.
         randomisation: what differs from start to start.
         own_pictures: let Bullet draw, too: a shift of looks as well as of physics.
+        robot: the arm.
     """
 
     def __init__(
         self, scene: scenes.SceneConfig = scenes.STANDARD, max_steps: int = MAX_STEPS, image_size: int = 256,
-        *, rate_hz: float = WIDOWX_250S.control_hz, randomisation: Randomisation = NOMINAL,
-        own_pictures: bool = False,
+        *, rate_hz: float | None = None, randomisation: Randomisation = NOMINAL, own_pictures: bool = False,
+        robot: RobotSpec = WIDOWX_250S,
     ) -> None:  # fmt: skip
-        super().__init__(scene, max_steps, image_size, rate_hz=rate_hz)
+        super().__init__(scene, max_steps, image_size, rate_hz=rate_hz, robot=robot)
         self._randomisation = randomisation
         self._conditions = Conditions()
-        self._shapes = SceneShapes(scene)
-        self._bodies = BulletBodies(self._shapes, self._spec.robot, scene.distractors)
+        self._shapes = SceneShapes(scene, robot)
+        self._bodies = BulletBodies(self._shapes, scene.distractors)
         self._world = BulletWorld(self._bodies, self._spec.robot.stall_nm)
         self._own_pictures = own_pictures
         self._pictures: tuple[BulletBodies, BulletPictures] | None = None
@@ -95,7 +96,7 @@ class BulletEnv(SimEnv):
         if not self._own_pictures:
             return super().render(tuple(seen))
         if self._pictures is None:
-            bodies = BulletBodies(self._shapes, self._spec.robot, self.scene.distractors)
+            bodies = BulletBodies(self._shapes, self.scene.distractors)
             self._pictures = bodies, BulletPictures(bodies)
         data = self._seen
         data.qpos[:], data.mocap_pos[:] = seen

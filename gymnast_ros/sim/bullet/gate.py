@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -15,15 +14,13 @@ from gymnast_core.evaluation.gate_tally import GateAttempt, GateKind
 from gymnast_core.json_values import JsonObject
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import GuardedPolicy, run_episode
-from gymnast_core.spec import EnvSpec
+from gymnast_core.spec import WIDOWX_250S, EnvSpec, RobotSpec
 from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.sim.bullet.conditions import VARIED, Randomisation
 from gymnast_ros.sim.bullet.env import BulletEnv
 from gymnast_ros.sim.env import MAX_STEPS
 from gymnast_ros.sim.tasks import TASKS
 
-ARM_LIMITS = replace(GateLimits(), max_change_m=0.06, max_change_rad=0.3)
-"""What a real arm's gate is set to (config/robot_widowx.yaml): tighter at the seams than the simulator's."""
 MOST_FORCE_N = 40.0
 """Mean over a control step of what the arm presses with on table, plate and cabinet."""
 BACK_AND_FORTH_M = 0.01
@@ -32,17 +29,26 @@ MOST_REVERSALS = 3
 """In a row; a reach has one where it turns round."""
 
 
+def arm_limits(robot: RobotSpec) -> GateLimits:
+    """Return what a real arm's gate is set to (config/robot_widowx.yaml): tighter at the seams than a simulated one's.
+
+    Args:
+        robot: the arm.
+    """
+    return GateLimits(robot, max_change_m=0.06, max_change_rad=0.3)
+
+
 class GatedEnv:
     """A simulator behind a command gate, as an arm is: what the gate refuses never moves it.
 
     Args:
         env: the simulator, which is reset and closed here.
-        limits: of the gate.
+        limits: of the gate; None is those of the simulated arm.
     """
 
-    def __init__(self, env: BulletEnv, limits: GateLimits = ARM_LIMITS) -> None:
-        self._env, self._limits = env, limits
-        self._gate = CommandGate(limits, armed=True)
+    def __init__(self, env: BulletEnv, limits: GateLimits | None = None) -> None:
+        self._env, self._limits = env, limits or arm_limits(env.spec.robot)
+        self._gate = CommandGate(self._limits, armed=True)
         self._last: Observation | None = None
         self._moves: list[FloatArray] = []
         self._pressed = False
@@ -112,13 +118,16 @@ class BulletGate:
     Args:
         randomisation: what is varied.
         own_pictures: let Bullet draw what the policy sees: other looks on top of other physics.
+        robot: the arm.
     """
 
-    def __init__(self, randomisation: Randomisation = VARIED, *, own_pictures: bool = False) -> None:
+    def __init__(
+        self, randomisation: Randomisation = VARIED, *, own_pictures: bool = False, robot: RobotSpec = WIDOWX_250S
+    ) -> None:
         self._randomisation, self._own_pictures = randomisation, own_pictures
         self._env = BulletEnv(
             max_steps=MAX_STEPS + randomisation.latency_steps[1], randomisation=randomisation,
-            own_pictures=own_pictures,
+            own_pictures=own_pictures, robot=robot,
         )  # fmt: skip
         self._gated = GatedEnv(self._env)
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gymnast_core.arm.targets import rotation_to_euler
-from gymnast_core.spec import JOINT_NAMES, RobotSpec
+from gymnast_core.spec import JOINT_NAMES, WIDOWX_250S, RobotSpec
 from gymnast_ros.sim.scene import DRAWER_TRAVEL_M, SceneConfig, mjcf
 
 Array = npt.NDArray[np.float64]
@@ -33,16 +33,19 @@ class SceneShapes:
 
     Args:
         scene: looks and distractors.
+        robot: the arm.
     """
 
-    def __init__(self, scene: SceneConfig) -> None:
-        self._model = model = mujoco.MjModel.from_xml_string(mjcf(scene, image_size=1))
+    def __init__(self, scene: SceneConfig, robot: RobotSpec = WIDOWX_250S) -> None:
+        self._robot = robot
+        self._model = model = mujoco.MjModel.from_xml_string(mjcf(scene, 1, robot))
         self._data = mujoco.MjData(model)
         mujoco.mj_kinematics(model, self._data)
         mujoco.mj_comPos(model, self._data)
 
-    def arm(self, spec: RobotSpec) -> str:
+    def arm(self) -> str:
         """Return the arm's URDF: six joints, the gripper's point, two fingers."""
+        spec = self._robot
         axes_JX, home_X = spec.chain.screw_axes_JX, spec.chain.home_X
         origins = [np.cross(row[:3], row[3:]) for row in axes_JX]
         parts = [f"<link name='base'>{_FIXED}{self._collisions('world', np.zeros(3), skip=('table',))}</link>"]
@@ -141,11 +144,11 @@ def _joint(
     name: str, kind: str, parent: str, child: str, origin_X: Array, axis_X: Array, limits: tuple[float, float],
     effort: float, velocity: float,
 ) -> str:  # fmt: skip
-    low, high = limits
+    low, high = (float(limit) for limit in limits)  # of numpy's their repr would be a call
     return (
         f"<joint name='{name}' type='{kind}'><parent link='{parent}'/><child link='{child}'/>"
         f"<origin xyz='{_words(origin_X)}'/><axis xyz='{_words(axis_X)}'/>"
-        f"<limit lower='{low!r}' upper='{high!r}' effort='{effort}' velocity='{velocity!r}'/></joint>"
+        f"<limit lower='{low!r}' upper='{high!r}' effort='{effort}' velocity='{float(velocity)!r}'/></joint>"
     )
 
 
