@@ -32,7 +32,8 @@ WORLD_MODELS = "gymnast.world_models"
 """architecture of a manifest -> class with a `load(folder, config)` class method, which returns a
 cloud_trainer.world_model.worlds.World; to be trained on it has `refine(parent, episodes, how, out, clips)`, too."""
 ARMS = "gymnast.arms"
-"""vendor of the arm -> module with connect(model, name) and disconnect(), see gymnast_ros.drivers.contract."""
+"""model of an arm -> module with connect(model, name) and disconnect(), see gymnast_ros.drivers.contract, and with
+SPEC, the gymnast_core.spec.RobotSpec of that name; without one it is a driver of an arm that Gymnast knows."""
 NOTIFIERS = "gymnast.notifiers"
 """way of a receiver of calls -> called with the receiver's other settings by name, returns what is called with each
 message (a mapping, as a webhook gets it) and raises where it could not be delivered."""

@@ -31,12 +31,9 @@ ELSEWHERE = (REMOTE, PLAIN, SECURED)
 REAL_TIME: Chunking = "real_time"
 CameraDriver = Literal["", "usb_cam", "realsense"]
 CAMERAS = get_args(CameraDriver)
-LABEL_TIMEOUT_S = 120.0
-"""How long a real arm's operator has to label an episode before the next one."""
-STEP_TIMEOUT_S = 1.5
-"""In real time an observation comes five times a second; after this the arm is gone."""
-REALTIME_PRIORITY = 20
-"""SCHED_FIFO of arm and gate where that is asked for: above everything ordinary, below the kernel's own threads."""
+LABEL_TIMEOUT_S = 120.0  # that a real arm's operator has to label an episode before the next one
+STEP_TIMEOUT_S = 1.5  # in real time an observation comes five times a second; after this the arm is gone
+REALTIME_PRIORITY = 20  # SCHED_FIFO of arm and gate: above everything ordinary, below the kernel's own threads
 
 
 def _address(text: str) -> str:
@@ -295,6 +292,8 @@ def _gate(config: GraphConfig) -> NodeSpec:
 def finished(spec: NodeSpec, config: GraphConfig) -> NodeSpec:
     """Return a process with what the user set of it, and what all of this graph have."""
     parameters = {**spec.parameters, **config.parameters.get(spec.name, {})}
+    if (named := parameters.get("robot_model", config.model)) != config.model:
+        raise ConfigError(f"parameters of {spec.name} are for a {named}, and the arm is a {config.model}: mend them")
     priority = REALTIME_PRIORITY if config.realtime and spec.name in ("arm", "command_gate") else 0
     enclave = "" if config.enclaves is None else enclave_of(config.namespace, spec.name)
     return replace(spec, parameters=parameters, namespace=config.namespace, priority=priority, enclave=enclave)

@@ -1,4 +1,7 @@
-"""An arm of your own: a WidowX 250s's kinematics behind another controller board.
+"""An arm of your own: its numbers, SPEC, and a driver for its controller board.
+
+SPEC is what kinematics, command gate, simulators and recordings ask; its name is the entry point's. Here it is a WidowX
+250s with a forearm of 30 cm and stronger motors. An arm with the numbers of one that Gymnast knows leaves SPEC out.
 
 The arm's node drives whatever `connect` returns, as long as it has the fourteen calls of
 gymnast_ros.drivers.contract.VENDOR_API; check_vendor() names those that are missing before anything moves. Here the
@@ -9,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +20,17 @@ import numpy as np
 
 from gymnast_core.spec import JOINT_NAMES, WIDOWX_250S
 
+# --8<-- [start:spec]
+SPEC = replace(
+    WIDOWX_250S,
+    name="my_arm",
+    chain=replace(WIDOWX_250S.chain, forearm_roll_x_m=0.2, wrist_angle_x_m=0.1),  # where its joints are [m]
+    sizes=replace(WIDOWX_250S.sizes, elbow_radius_m=0.05),  # how thick it is, for table and self-collision
+    workspace_high_m=(0.5, 0.25, 0.3),
+    neutral_joints_rad=(0.0, -0.9, 0.6, 0.0, 1.8708, 0.0),  # gripper down, clear of everything
+    stall_nm=(10.6, 21.2, 21.2, 10.6, 10.6, 4.1),
+)
+# --8<-- [end:spec]
 MOTORS = (*JOINT_NAMES, "gripper")
 
 
@@ -23,9 +38,9 @@ class Board:
     """Six joints and a finger: where they are, where they go, and how long that takes."""
 
     def __init__(self) -> None:
-        self.start_J = self.goal_J = np.array(WIDOWX_250S.sleep_joints_rad)
+        self.start_J = self.goal_J = np.array(SPEC.sleep_joints_rad)
         self.begun_s, self.takes_s = time.monotonic(), 2.0
-        self.finger_m = WIDOWX_250S.finger_open_m
+        self.finger_m = SPEC.finger_open_m
         self.registers = {"Profile_Velocity": 2000, "Profile_Acceleration": 500}
         self.torque = dict.fromkeys(MOTORS, False)
 
@@ -57,7 +72,7 @@ class Arm:
         self, joint_positions: Sequence[float], moving_time: float | None, accel_time: float | None, blocking: bool
     ) -> bool:
         """Move there; False where the board refuses."""
-        low_J, high_J = np.array(WIDOWX_250S.joint_low_rad), np.array(WIDOWX_250S.joint_high_rad)
+        low_J, high_J = np.array(SPEC.joint_low_rad), np.array(SPEC.joint_high_rad)
         if not ((low_J <= joint_positions) & (joint_positions <= high_J)).all():
             return False
         self.set_trajectory_time(moving_time, accel_time)
@@ -74,7 +89,7 @@ class Arm:
 
     def go_to_sleep_pose(self, moving_time: float, accel_time: float, blocking: bool) -> None:
         """Fold back."""
-        self.set_joint_positions(WIDOWX_250S.sleep_joints_rad, moving_time, accel_time, blocking)
+        self.set_joint_positions(SPEC.sleep_joints_rad, moving_time, accel_time, blocking)
 
     def capture_joint_positions(self) -> None:
         """Nothing is remembered here, so nothing has to be captured."""
@@ -88,11 +103,11 @@ class Gripper:
 
     def grasp(self, delay: float) -> None:
         """Close."""
-        self._board.finger_m = WIDOWX_250S.finger_closed_m
+        self._board.finger_m = SPEC.finger_closed_m
 
     def release(self, delay: float) -> None:
         """Open."""
-        self._board.finger_m = WIDOWX_250S.finger_open_m
+        self._board.finger_m = SPEC.finger_open_m
 
     def set_pressure(self, pressure: float) -> None:
         """This one has no pressure to set."""

@@ -97,6 +97,13 @@ def test_arms_that_do_not_fit_are_refused_by_name(arguments, message) -> None:
         config_from(arguments)
 
 
+def test_settings_of_another_arm_are_refused_before_anything_starts(tmp_path) -> None:
+    settings = str(Path(__file__).parents[2] / "config" / "robot_widowx.yaml")
+    config = config_from({"robot": "vx300s", "folder": str(tmp_path), "parameters": settings})
+    with pytest.raises(ConfigError, match="parameters of arm are for a wx250s, and the arm is a vx300s"):
+        graph(config)
+
+
 def test_the_driver_moves_a_viperx_by_its_own_kinematics() -> None:
     now_s = 0.0
 
