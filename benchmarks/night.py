@@ -127,9 +127,14 @@ class Lab:
         path = self.folder / "robot" / "practice" / "state.json"
         return dict(json.loads(path.read_text())) if path.exists() else {"number": 0, "state": "ended", "run": ""}
 
+    def done(self) -> int:
+        """Episodes that ran to their end."""
+        state = self.state()
+        return int(state["task"]["episodes"] + state["reset"]["episodes"])
+
     def fault(self, kind: str, rng: np.random.Generator) -> dict[str, Any]:
         """Do harm and wait until practice goes on; returns what it did."""
-        before, at_s, killed_ns = self.state()["number"], time.monotonic(), 0
+        before, at_s, killed_ns = self.done(), time.monotonic(), 0
         if kind == "cut":
             self.hosts.cut()
             time.sleep(float(rng.uniform(2.0, MOST_CUT_S)))
@@ -141,7 +146,7 @@ class Lab:
         else:
             os.kill(self._pid_of(kind), signal.SIGKILL)
             killed_ns = time.time_ns()
-        ended = lambda: self.state()["state"] == "ended" or self.state()["number"] > before + 1  # noqa: E731
+        ended = lambda: self.state()["state"] == "ended" or self.done() > before + 1  # noqa: E731
         await_(ended, f"practice to go on after {kind}")
         row = {"kind": kind, "goes_on_s": round(time.monotonic() - at_s, 2)}
         return {**row, **self._motion(kind, killed_ns)} if kind in MOVES else row
@@ -220,8 +225,7 @@ def one_slice(lab: Lab, number: int, args: argparse.Namespace, until_s: float) -
 def figures(lab: Lab, run: str, faults: list[dict[str, Any]]) -> dict[str, Any]:
     """Compare what robot, witness, trainer and person say of a run that has ended."""
     announced = {row["episode"] for row in lines_of(lab.witnessed) if row.get("episode")}
-    state = lab.state()
-    done = state["task"]["episodes"] + state["reset"]["episodes"]
+    state, done = lab.state(), lab.done()
     try:
         await_(lambda: lab.pending() == 0 and len(lab.whole(run)) >= done, "the recordings to be shipped", SHIPPED_S)
     except NotInTimeError as error:

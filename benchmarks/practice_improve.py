@@ -13,6 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import signal
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +23,7 @@ import numpy as np
 
 from benchmarks.practice import Cells, practised_with, success
 from cloud_trainer.jobs.runner import Recorded
+from cloud_trainer.progress import ProgressEvent
 from gymnast_cli.demo.config import DemoConfig
 from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.policies import load_policy
@@ -29,6 +33,12 @@ from gymnast_ros.sim.tasks import RESET_OF
 
 FIRST_SCRIPTED = 3_000_000
 ARMS = ("practised", "scripted")
+ENDED = threading.Event()
+"""Set by SIGTERM: the job keeps what it has done, and the same command goes on with it."""
+
+
+def _say(event: ProgressEvent) -> None:
+    print(f"{event.stage} {event.step}/{event.total}", file=sys.stderr, flush=True)
 
 
 def recorded(folders: Sequence[Path]) -> list[Recorded]:
@@ -66,13 +76,12 @@ def improved(
     """Run the improve job; returns what it found, and the folder of its last candidate."""
     from cloud_trainer.jobs.improve import improve
     from cloud_trainer.jobs.job import Job
-    from cloud_trainer.progress import never
     from gymnast_core.jobs import ImproveSettings, ImproveSpec
     from gymnast_core.records.manifest import read_manifest
 
     folder.mkdir(parents=True, exist_ok=True)
     spec = ImproveSpec(policy=read_manifest(policy).id, seed=seed, config=ImproveSettings().changed(**change))
-    job = Job(spec, {**kinds, "policy": policy}, list(episodes), folder, lambda event: None, never)
+    job = Job(spec, {**kinds, "policy": policy}, list(episodes), folder, _say, ENDED.is_set)
     result = improve(job).to_json()
     kept = ("audit", "judge_trust", "sight", "imagined_reward", "world_model_kept")
     return {"last": result["candidates"][-1]["folder"], **{name: result[name] for name in kept}}
@@ -121,6 +130,7 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=100, help="start states a skill of each evaluation")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
+    signal.signal(signal.SIGTERM, lambda number, frame: ENDED.set())
     run(args, Cells(args.json))
 
 
