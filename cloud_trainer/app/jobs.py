@@ -18,6 +18,7 @@ from gymnast_core.jobs import (
     GateSpec,
     ImitateSpec,
     JobSpec,
+    PlanSpec,
     ReplayResult,
     ReplaySpec,
     TrainingResult,
@@ -105,7 +106,7 @@ def _keep_gate(context: JobContext, shelf: Shelf, record: GateRecord, spec: Gate
 
 def _recorded(context: JobContext, spec: JobSpec) -> Iterator[Recorded]:
     """The episodes of a job: those it names, or everything that may be learned from."""
-    named = spec.episodes if isinstance(spec, (ReplaySpec, SceneSpec)) else None
+    named = spec.named_episodes if isinstance(spec, (ReplaySpec, SceneSpec, PlanSpec)) else None
     later = isinstance(spec, ImitateSpec) and spec.config.retries
 
     def learnable(metadata: Mapping[str, object]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cloud_trainer.console import queue_pages
+from cloud_trainer.console import plan_pages, queue_pages
 from cloud_trainer.console.forms import (
     Form,
     budget,
@@ -193,6 +193,7 @@ ACTIONS: dict[str, Callable[..., Said]] = {
     "/labelling/{episode_id}": settle,
     "/episodes/{episode_id}/retract": retract,
     "/jobs/{job_id}/cancel": cancel_job,
+    "/plans": plan_pages.begin,
     "/checkpoints/{checkpoint_id}/try": try_out,
     "/checkpoints/{checkpoint_id}/{how}": publish,
     "/evaluations/{trial_id}/stop": stop_trial,

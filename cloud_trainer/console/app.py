@@ -30,6 +30,7 @@ NAMES = (
     ("/adapt", "Adapt"),
     ("/episodes", "Episodes"),
     ("/labelling", "Labelling"),
+    ("/plans", "Plans"),
     ("/jobs", "Jobs"),
     ("/checkpoints", "Checkpoints"),
     ("/world-models", "World models"),

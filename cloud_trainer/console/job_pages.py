@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from cloud_trainer.console import media
+from cloud_trainer.console import media, plan_pages
 from cloud_trainer.console.sources import Sources
 from cloud_trainer.film import film
 from cloud_trainer.practice.kept_rollouts import ROLLOUTS, read_rollouts
@@ -50,6 +50,7 @@ def job(sources: Sources, user: User, *, job_id: str, query: Mapping[str, str]) 
         "events": [{"at": ago(event.time_ns), "text": event_text(event)} for event in reversed(events[-60:])],
         "imagined": imagined(sources, job_id),
         "dreams": dreams(sources, job_id),
+        "plan": plan_pages.made(row),
         "audited": (sources.job_folder(job_id) / "audit.html").exists(),
         "result": json.dumps(dict(row.result), indent=1, default=str)[:6000] if row.result else "",
         "said": query.get("said", ""),
@@ -133,7 +134,7 @@ def event_text(event: JobEvent) -> str:
         return f"{data.get('checkpoint_id', '')} is offered as release {data.get('sequence', '')}"
     if event.kind == "result":
         candidates = data.get("candidates")
-        return f"{len(candidates) if isinstance(candidates, list) else 0} candidates"
+        return f"{len(candidates)} candidates" if isinstance(candidates, list) else "finished"
     return f"{event.kind.replace('_', ' ')}{': ' + str(data['reason']) if data.get('reason') else ''}"
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cloud_trainer.console import call_pages, job_pages, labelling, media, queue_pages
+from cloud_trainer.console import call_pages, job_pages, labelling, media, plan_pages, queue_pages
 from cloud_trainer.console.sources import Sources
 from cloud_trainer.film import MOST_FRAMES, STRIP_LIMIT, film
 from cloud_trainer.records.trail import MADE
@@ -267,6 +267,7 @@ PAGES: dict[str, tuple[Make, str]] = {
     "/episodes": (episodes, "episodes.html"),
     "/episodes/{episode_id}": (episode, "episode.html"),
     "/labelling": (labelling.queue, "labelling.html"),
+    "/plans": (plan_pages.plans, "plans.html"),
     "/jobs": (job_pages.jobs, "jobs.html"),
     "/jobs/{job_id}": (job_pages.job, "job.html"),
     "/checkpoints": (checkpoints, "checkpoints.html"),
@@ -288,5 +289,6 @@ PICTURES: dict[str, Callable[..., tuple[bytes, str]]] = {
     "/adapt/{adaptation_id}/{name}.webp": adaptation_picture,
     "/jobs/{job_id}/dreams/{name}.webp": job_pages.dream,
     "/jobs/{job_id}/imagined/{number}.webp": job_pages.imagined_film,
+    "/jobs/{job_id}/plan.webp": plan_pages.film,
     "/jobs/{job_id}/audit": job_pages.audit_report,
 }

@@ -9,7 +9,7 @@ from typing import Any
 from cloud_trainer.jobs.shelf import Shelf
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.tenants import PerTenant
-from cloud_trainer.world_model.capabilities import declared_by, require_dream, require_practice
+from cloud_trainer.world_model.capabilities import declared_by, require_dream, require_plans, require_practice
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.evaluation.attempts import is_first_attempt
 from gymnast_core.jobs import JobSpec, spec_of
@@ -18,6 +18,7 @@ from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 
 CHECKPOINTS = {
     "policy": "policy", "world_model": "world_model", "judge": "judge", "candidate": "policy", "incumbent": "policy",
+    "planner": "world_model",
 }  # fmt: skip
 """Settings of a spec that name a checkpoint, and its kind."""
 
@@ -44,7 +45,8 @@ def check_submission(
     Raises:
         NotFoundError: a checkpoint or an episode is not here; the message names it.
         ConfigError: the kind is unknown, a setting does not exist or is not allowed, or an episode is a later attempt;
-            or the world model takes no actions, cannot be seeded, or does not heed a setting of the dream.
+            or the world model takes no actions, cannot be seeded, or does not heed a setting of the dream; or the
+            planner takes no words.
         NotPermittedError: the configuration reaches out of the trainer in a way that was not allowed.
     """
     asked = spec_of(kind, spec)
@@ -57,7 +59,8 @@ def check_submission(
                 f"{', '.join(shelf.ids(made)) or 'none'} (more: gymnast serve --import FOLDER)"
             )
         if name and made == "world_model":
-            require_practice(declared_by(read_manifest(shelf.path(name))), name)
+            manifest = read_manifest(shelf.path(name))
+            require_plans(manifest) if role == "planner" else require_practice(declared_by(manifest), name)
     _check_dream(asked, shelf)
     catalogue = episodes_of(tenant)
     named = {name: catalogue.find(name) for name in asked.named_episodes}

@@ -22,6 +22,7 @@ from cloud_trainer.jobs.imitate import imitate
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.memory import yield_first
+from cloud_trainer.jobs.plan import plan
 from cloud_trainer.jobs.release_gate import release_gate
 from cloud_trainer.jobs.replay import replay
 from cloud_trainer.jobs.runner import CANCEL_NAME, Recorded
@@ -40,6 +41,7 @@ JOBS: Mapping[str, Callable[[Job[Any]], JobResult]] = {
     "preview": preview,
     "gate": release_gate,
     "distil": distil,
+    "plan": plan,
 }
 """Kind of the registry -> what does it."""
 

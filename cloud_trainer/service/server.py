@@ -44,6 +44,7 @@ from cloud_trainer.service.handlers import (
     LogHandlers,
     LoopHandlers,
     PageHandlers,
+    PlanHandlers,
     QueueHandlers,
     RobotHandlers,
     Shelve,
@@ -324,6 +325,7 @@ class Service:
             queue=QueueHandlers(self.queues, flows, robots, self.trails, most_open, stops),
             log=LogHandlers(self.trails, self.ledgers),
             judging=JudgingHandlers(self.judgements, episodes, *self._judge),
+            plans=PlanHandlers(jobs, robots, checkpoints),
         )
 
     def _servicers(self, staging: Path, policy: PolicyServicer | None) -> dict[str, object]:

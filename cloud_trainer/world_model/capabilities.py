@@ -55,6 +55,8 @@ class ActionKind(str, enum.Enum):
         return {"ee_delta": cls.EE_DELTA7, "text_only": cls.NONE}.get(str(value))
 
 
+PLANNERS = COMPACT_PLANNER, WAN_PLANNER = "compact_planner", "wan_planner"
+"""Architectures that make plans from words."""
 KindName = Annotated[ActionKind, Field(strict=False)]
 
 
@@ -211,6 +213,25 @@ def require_practice(found: Capabilities, model: str) -> None:
         raise ConfigError(
             f"world model {model} cannot be seeded row by row: rollouts of one start could not be compared, and no "
             "audit repeated. Practise in one that declares seeded=true; `gymnast wm rollout` shows this one"
+        )
+
+
+def makes_plans(manifest: Manifest) -> bool:
+    """Whether a checkpoint makes plans from words."""
+    return manifest.architecture in PLANNERS and ActionKind.TEXT in declared_by(manifest).actions
+
+
+def require_plans(manifest: Manifest) -> None:
+    """Let a model pass that makes plans from words.
+
+    Raises:
+        CheckpointError: no world model.
+        ConfigError: it makes none.
+    """
+    if not makes_plans(manifest):
+        raise ConfigError(
+            f"{manifest.id} is a {manifest.architecture} that takes {declared_by(manifest).kinds}: no planner. Train "
+            "one on recorded successes: gymnast wm train-planner EPISODES --out FOLDER"
         )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gymnast_core.jobs.gate import GateResult, GateSettings, GateSpec
     from gymnast_core.jobs.imitate import ImitateResult, ImitateSettings, ImitateSpec
     from gymnast_core.jobs.improve import ImproveResult, ImproveSettings, ImproveSpec
+    from gymnast_core.jobs.plan import PlanResult, PlanSpec
     from gymnast_core.jobs.registry import KINDS, Kind, kind_of, kinds_of, spec_of
     from gymnast_core.jobs.replay import ReplayResult, ReplaySpec
     from gymnast_core.jobs.scene import PreviewResult, PreviewSpec, TrustResult, TrustSpec
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "KINDS", "AdaptResult", "AdaptSettings", "AdaptSpec", "Candidate", "DistilResult", "DistilSettings", "DistilSpec",
     "GateResult", "GateSettings", "GateSpec", "ImitateResult", "ImitateSettings", "ImitateSpec", "ImproveResult",
-    "ImproveSettings", "ImproveSpec", "JobResult", "JobSpec", "Kind", "PreviewResult", "PreviewSpec", "ReplayResult",
+    "ImproveSettings", "ImproveSpec", "JobResult", "JobSpec", "Kind", "PlanResult", "PlanSpec", "PreviewResult",
+    "PreviewSpec", "ReplayResult",
     "ReplaySpec", "TrainingResult", "TrainingSpec", "TrustResult", "TrustSpec", "kind_of", "kinds_of", "spec_of",
 ]  # fmt: skip
 
@@ -33,6 +35,7 @@ __getattr__ = parts(
         "gate": ("GateResult", "GateSettings", "GateSpec"),
         "imitate": ("ImitateResult", "ImitateSettings", "ImitateSpec"),
         "improve": ("ImproveResult", "ImproveSettings", "ImproveSpec"),
+        "plan": ("PlanResult", "PlanSpec"),
         "registry": ("KINDS", "Kind", "kind_of", "kinds_of", "spec_of"),
         "replay": ("ReplayResult", "ReplaySpec"),
         "scene": ("PreviewResult", "PreviewSpec", "TrustResult", "TrustSpec"),

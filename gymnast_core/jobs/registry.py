@@ -12,6 +12,7 @@ from gymnast_core.jobs.distil import DistilResult, DistilSpec
 from gymnast_core.jobs.gate import GateResult, GateSpec
 from gymnast_core.jobs.imitate import ImitateResult, ImitateSpec
 from gymnast_core.jobs.improve import ImproveResult, ImproveSpec
+from gymnast_core.jobs.plan import PlanResult, PlanSpec
 from gymnast_core.jobs.replay import ReplayResult, ReplaySpec
 from gymnast_core.jobs.scene import PreviewResult, PreviewSpec, TrustResult, TrustSpec
 from gymnast_core.jobs.spec import JobResult, JobSpec, Urgency
@@ -42,6 +43,7 @@ KINDS: Mapping[str, Kind] = {
         Kind(PreviewSpec, PreviewResult),
         Kind(GateSpec, GateResult),
         Kind(DistilSpec, DistilResult),
+        Kind(PlanSpec, PlanResult),
     )
 }
 

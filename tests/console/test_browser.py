@@ -23,7 +23,7 @@ ARGUMENTS = [
 SHOTS = os.environ.get("GYMNAST_SCREENSHOTS")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt-get install chromium")
 expect.set_options(timeout=30_000)
-PAGES = ("", "adapt", "episodes", "jobs", "checkpoints", "world-models", "evaluations", "loop", "queue", "log")
+PAGES = ("", "adapt", "episodes", "plans", "jobs", "checkpoints", "world-models", "evaluations", "loop", "queue", "log")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ OWN["gate"] = {"incumbent": "policy-0"}
 OWN["trust"] = {**OWN["adapt"], "episodes": ["e-1"]}
 OWN["preview"] = {**OWN["trust"], "candidate": "policy-2", "start": "e-1"}
 BARE = {kind: {"policy": "policy-1", **own} for kind, own in OWN.items()}
+BARE["plan"] = {"planner": "world_model-1", "instruction": "lift", "episode": "e-1"}
 BARE["distil"] = {"world_model": "world_model-1"}
 
 
@@ -93,7 +94,7 @@ def test_settings_are_changed_as_a_copy_that_is_checked_again():
 
 def test_who_is_waited_for_goes_first():
     assert (kinds_of("interactive"), kinds_of("background")) == (("adapt", "gate"), ("replay",))
-    assert kinds_of("quick", "interactive") == ("adapt", "trust", "preview", "gate")
+    assert kinds_of("quick", "interactive") == ("adapt", "trust", "preview", "gate", "plan")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cloud_trainer.jobs.desk.episodes import episode_files, labelled_episodes
+from cloud_trainer.jobs.plan import seen
 from cloud_trainer.practice.plan_policy import PlanSettings, open_plan_policy
 from cloud_trainer.progress import Progress
 from cloud_trainer.world_model.compact.data import clips_of
@@ -21,7 +22,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.settings import settings_in
 from gymnast_core.spec import WIDOWX_250S
-from gymnast_core.types import PROPRIO_DIM, FloatArray, Observation
+from gymnast_core.types import Observation
 
 __all__ = ["PlanSettings", "Planned", "PlannerTraining", "adopt_planner", "make_plan", "train"]
 
@@ -127,7 +128,7 @@ def _seen(image: Path, *, posed: bool) -> tuple[Observation, str]:
     if image.suffix == EPISODE:
         episode = read_episode(episode_files([image])[0])
         frame, pose_P = next(iter(episode.images.values()))[0], episode.proprio_TP[0]
-        return _observation(frame, pose_P), episode.instruction
+        return seen(frame, pose_P), episode.instruction
     if posed:
         raise ConfigError(
             f"a world model begins where the arm is, which {image.name} does not say: plan from a recorded episode "
@@ -135,13 +136,4 @@ def _seen(image: Path, *, posed: bool) -> tuple[Observation, str]:
         )
     if not image.is_file():
         raise ConfigError(f"no picture {image}; name one, or an episode's .mcap file")
-    frame = read_picture(image)
-    if frame.shape[0] != frame.shape[1]:
-        raise ConfigError(
-            f"{image} has {frame.shape[1]} x {frame.shape[0]} pixels; crop it to the square that the camera records"
-        )
-    return _observation(frame, np.zeros(PROPRIO_DIM, np.float32)), ""
-
-
-def _observation(frame_HWC: np.ndarray, pose_P: FloatArray) -> Observation:
-    return Observation({"camera": frame_HWC[None]}, pose_P[None], np.zeros(1, np.int64))
+    return seen(read_picture(image)), ""

@@ -17,6 +17,7 @@ from cloud_trainer.service.handlers.judging import JudgingHandlers
 from cloud_trainer.service.handlers.log import LogHandlers
 from cloud_trainer.service.handlers.loops import LoopHandlers
 from cloud_trainer.service.handlers.pages import PageHandlers
+from cloud_trainer.service.handlers.plans import PlanHandlers, PlanRequest
 from cloud_trainer.service.handlers.queue import QueueHandlers, QueueRequest
 from cloud_trainer.service.handlers.robots import REPORT_STALE_S, RobotHandlers
 from cloud_trainer.service.handlers.trials import TrialHandlers, TrialRequest
@@ -37,6 +38,8 @@ __all__ = [
     "LogHandlers",
     "LoopHandlers",
     "PageHandlers",
+    "PlanHandlers",
+    "PlanRequest",
     "QueueHandlers",
     "QueueRequest",
     "RobotHandlers",
@@ -64,3 +67,4 @@ class Handlers:
     queue: QueueHandlers
     log: LogHandlers
     judging: JudgingHandlers
+    plans: PlanHandlers

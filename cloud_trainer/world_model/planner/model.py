@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from cloud_trainer.world_model.capabilities import ActionKind, Capabilities, beside, declaration
+from cloud_trainer.world_model.capabilities import COMPACT_PLANNER, ActionKind, Capabilities, beside, declaration
 from cloud_trainer.world_model.compact.model import BACKGROUND
 from cloud_trainer.world_model.compact.precision import mixed_precision
 from cloud_trainer.world_model.planner.network import InverseDynamics, PlannerConfig, PlanNetwork
@@ -23,7 +23,7 @@ from gymnast_core.records.manifest import Manifest, read_checkpoint, write_check
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import ByteArray, FloatArray
 
-ARCHITECTURE = "compact_planner"
+ARCHITECTURE = COMPACT_PLANNER
 _TUPLES = ("widths", "keypoint_widths")
 
 

@@ -17,7 +17,7 @@ from diffusers import WanImageToVideoPipeline
 from PIL import Image
 from pydantic import Field, model_validator
 
-from cloud_trainer.world_model.capabilities import ActionKind, Capabilities, beside, declaration
+from cloud_trainer.world_model.capabilities import WAN_PLANNER, ActionKind, Capabilities, beside, declaration
 from cloud_trainer.world_model.compact.precision import compute_dtype
 from cloud_trainer.world_model.planner.history_guidance import HistoryGuided
 from cloud_trainer.world_model.planner.model import ARCHITECTURE as COMPACT
@@ -31,7 +31,7 @@ from gymnast_core.records.manifest import Manifest, read_checkpoint, write_check
 from gymnast_core.settings import Count, NotNegative, Positive, Settings
 from gymnast_core.types import ByteArray
 
-ARCHITECTURE = "wan_planner"
+ARCHITECTURE = WAN_PLANNER
 SPATIAL, TEMPORAL = 16, 4
 """Pixels of a token, and frames of a latent one."""
 WORDS = 512
