@@ -20,7 +20,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.world_model.audit.audit import audit, calibrate_bounds
@@ -31,6 +30,7 @@ from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.episodes.archive import Share, load_episodes, save_episodes
 from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.jobs.audit import AuditBounds
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.types import ByteArray, Episode, FloatArray
 from gymnast_ros.sim.drivers import collect_shares
 
@@ -227,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    use_threads()
     if options.save:
         for name, episodes in zip(("held", "tracker"), collected(options), strict=True):
             save_episodes(options.save / f"{name}.npz", episodes)

@@ -29,6 +29,7 @@ from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.seeds import choosing_seeds, evaluation_seeds
 from gymnast_core.evaluation.results import Trials, counts, difference
 from gymnast_core.jobs.grpo import GrpoConfig
+from gymnast_core.policies.processor import use_threads
 
 GROUNDS = ("simulator", "dream")
 RATES: dict[str, dict[str, Any]] = {
@@ -97,9 +98,8 @@ def main() -> int:
 
 
 def _train_all(works: Sequence[CeilingSeed], args: argparse.Namespace) -> None:
-    import torch
 
-    torch.set_num_threads(1)
+    use_threads()
     for ground in args.grounds.split(","):
         for work in works:
             for rate in args.rates.split(";"):

@@ -34,6 +34,7 @@ from gymnast_cli.demo.seeds import choosing_seeds, collecting_seeds, evaluation_
 from gymnast_core.errors import NotTrustedError
 from gymnast_core.evaluation.results import Trials, counts, difference
 from gymnast_core.jobs.grpo import GrpoConfig
+from gymnast_core.policies.processor import use_threads
 
 SFT_ITERATIONS = 300
 """Steps of the two imitation baselines: about the wall time of the GRPO updates, refinement left out."""
@@ -103,9 +104,7 @@ def _finished(folder: Path, args: argparse.Namespace) -> bool:
 
 def run_seed(seed: int, args: argparse.Namespace) -> int:
     """Run what is missing of one seed and write its result.json."""
-    import torch
-
-    torch.set_num_threads(1)
+    use_threads()
     folder = args.out / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     work, path = Seed(DemoConfig(seed=seed, checkpoints=args.checkpoints), folder), folder / "result.json"

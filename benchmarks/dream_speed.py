@@ -30,9 +30,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.practice.pieces import Work, roll_out
 from cloud_trainer.practice.train import judged
-from cloud_trainer.world_model.compact.precision import compute_dtype, dtype_name
 from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import CompactWorld
+from gymnast_core.policies.processor import compute_dtype, dtype_name, laid_out, use_threads
 from gymnast_core.policies.trainable import load_trainable
 from gymnast_ros.sim.collect import evaluate
 from gymnast_ros.sim.env import MAX_STEPS, SimEnv
@@ -93,8 +93,8 @@ def simulated_starts(count: int) -> list[StartState]:
 def peaks(dtype: torch.dtype) -> dict[str, float]:
     """Best measured FLOP/s of one core, of a product and of a 3x3 convolution."""
     a = torch.randn(1024, 1024).to(dtype)
-    x = torch.randn(32, 256, 16, 16).to(dtype).contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(256, 256, 3, 3).to(dtype).contiguous(memory_format=torch.channels_last)
+    x = laid_out(torch.randn(32, 256, 16, 16).to(dtype))
+    weight = laid_out(torch.randn(256, 256, 3, 3).to(dtype))
     flop = {"product": 2.0 * 1024**3, "convolution": 2.0 * 32 * 256 * 256 * 16 * 16 * 9}
     calls: dict[str, Callable[[], Any]] = {
         "product": lambda: a @ a,
@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--simulated", type=int, default=16, help="episodes of the simulator; 0 leaves it out")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    use_threads()
     found = measure(options)
     show(found)
     if options.json:

@@ -36,6 +36,7 @@ from gymnast_core.evaluation.results import Trials, counts, difference
 from gymnast_core.jobs import ImproveSettings
 from gymnast_core.jobs.exploration import Exploration
 from gymnast_core.jobs.grpo import GrpoConfig
+from gymnast_core.policies.processor import use_threads
 
 WAYS = {
     "endpoint, white": Exploration(way="endpoint", rho=0.0),
@@ -95,9 +96,7 @@ def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def run(works: Sequence[FlowSeed], only: Sequence[str]) -> None:
     """Train part by part; while a seed trains, the next one's episodes are collected."""
-    import torch
-
-    torch.set_num_threads(1)
+    use_threads()
     kinds = list(dict.fromkeys(kind_of(name) for name in TRAINED if name in only and name != TRUE))
     for index, work in enumerate(works):
         for ahead in works[index : index + 2]:
@@ -241,9 +240,8 @@ def evaluate(config: DemoConfig, folder: Path, policy: Path, told: Mapping[str, 
 
 
 def _one_thread() -> None:
-    import torch
 
-    torch.set_num_threads(1)
+    use_threads()
 
 
 class Clock:

@@ -30,6 +30,7 @@ from torch import Tensor
 from gymnast_core.jobs.exploration import Exploration
 from gymnast_core.policies.exploration import Flow, explorer, normal_log_prob
 from gymnast_core.policies.flow import FlowPolicy
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.shipped import BASE_POLICIES, shipped_checkpoints
 
 ROWS = 48 * 3
@@ -44,7 +45,7 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads()
     policy = FlowPolicy.load(args.policy, row_by_row=False)
     found = []
     print("| steps | gradient of | last step, ms | all steps | all transitions | ratio | ratio, transitions |")

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +32,7 @@ from gymnast_core.errors import NotTrustedError
 from gymnast_core.evaluation.results import Trials, counts, difference
 from gymnast_core.jobs import AdaptSettings, AdaptSpec
 from gymnast_core.policies import load_policy
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.seeds import EVALUATION_SEEDS, TRAINING_SEEDS
 from gymnast_ros.sim.collect import collect, evaluate
@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/forgetting"))
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads()
     figures = measure(args)
     Console().print(table_of(figures))
     if args.json:

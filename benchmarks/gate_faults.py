@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.audit_faults import GOOD, PAINTED, TOLD, Obeys, collected, dream_pools
 from cloud_trainer.jobs.calibrate import PARTS_OF, PICTURES, SIZES, calibrate_gate
@@ -40,6 +39,7 @@ from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.jobs import AdaptSettings
 from gymnast_core.jobs.audit import AuditBounds
 from gymnast_core.policies import load_policy
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.types import Episode
 from gymnast_ros.sim.collect import collect
 from gymnast_ros.sim.env import SimEnv
@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    use_threads()
     pools, others = dreamt(options)
     judge = LearnedJudge.load(options.checkpoints / "judge")
     found = measure(pools, bounds_of(options, pools, judge), judge, others, options.cases)

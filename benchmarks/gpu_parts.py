@@ -43,6 +43,7 @@ from gymnast_core.policies.pi0.network import Pi0Network
 from gymnast_core.policies.pi0.policy import Pi0Policy
 from gymnast_core.policies.pi0.prompt import PiPrompts
 from gymnast_core.policies.placement import prepare_learning
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.types import ByteArray, Observation
 from tests.policies.openvla_folder import FIRST, SECOND, TEXT
@@ -324,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     torch.manual_seed(0)
     if args.tiny:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        use_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
     def tell(figure: Figure) -> None:
         with args.into.open("a") as file:

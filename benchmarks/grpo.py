@@ -39,6 +39,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.images import area_downsample
 from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.policies.compact import CompactPolicy
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.seeds import TRAINING_SEEDS
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.tasks import TASKS
@@ -89,7 +90,7 @@ def main() -> int:
     parser.add_argument("--eval-starts", type=int, default=50, help="start states per task")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads()
     if options.untrained and "epochs" in options.parts:
         raise ConfigError("--untrained has nothing to improve; leave out --parts epochs, or pass --checkpoints")
     load = os.getloadavg()[0]

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy import stats
 
 from cloud_trainer.progress import ProgressEvent
@@ -29,6 +28,7 @@ from gymnast_core.episodes.archive import Share, load_episodes, save_episodes
 from gymnast_core.jobs.imitate import SftConfig
 from gymnast_core.policies import load_policy
 from gymnast_core.policies.history import HistoryPolicyConfig
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import run_episode
 from gymnast_core.types import PAST_STEPS, Episode
@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="only write what is there")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads()
     rows: list[dict[str, object]] = []
     for seed in map(int, args.seeds.split(",")):
         folder = args.out / f"seed-{seed}"

@@ -37,6 +37,7 @@ from cloud_trainer.world_model.planner.train import PlannerTraining, train_plann
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.episodes.archive import load_episodes, save_episodes
 from gymnast_core.policies import load_policy
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.policy import Policy
 from gymnast_core.records.manifest import WEIGHTS_NAME
 from gymnast_core.seeds import TRAINING_SEEDS
@@ -63,7 +64,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--only", choices=("recordings", "planner"), help="stop once this is there")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads()
     args.out.mkdir(parents=True, exist_ok=True)
     episodes = recorded(args)
     if args.only == "recordings":

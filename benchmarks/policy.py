@@ -29,6 +29,7 @@ from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
 from gymnast_core.policies.compact import ActionBins, CompactNetwork, CompactPolicy, CompactPolicyConfig
 from gymnast_core.policies.openvla.config import DINOV2, SIGLIP, OpenVLAConfig, TextConfig
 from gymnast_core.policies.openvla.model import OpenVLANetwork
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.types import ActionChunk, Observation
 
 FULL = OpenVLAConfig()
@@ -63,7 +64,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     begin_load = os.getloadavg()[0]
     figures = [figure for part in options.parts for figure in PARTS[part](options)]
     machine = {

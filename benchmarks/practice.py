@@ -30,6 +30,7 @@ from gymnast_core.episodes import Spool, read_episode
 from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.images import area_downsample
 from gymnast_core.paging import Acknowledgement
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.policy import Policy
 from gymnast_core.practice import PracticeAsked, PracticeState, Skill, tries_for
 from gymnast_core.types import Episode, Outcome
@@ -302,13 +303,11 @@ def hours(args: argparse.Namespace, cells: Cells) -> None:
 
 def learn(args: argparse.Namespace, cells: Cells) -> None:
     """Before, after practice, and after the same number of episodes from scripted resets."""
-    import torch
-
     from cloud_trainer.sft.trainer import train_sft
     from gymnast_core.jobs.imitate import SftConfig
     from gymnast_core.policies import load_policy
 
-    torch.set_num_threads(1)
+    use_threads()
     args.work.mkdir(parents=True, exist_ok=True)
     skills = [name for task in args.tasks for name in (task, RESET_OF[task])]
     base = load_policy(args.policy)

@@ -27,6 +27,7 @@ from cloud_trainer.progress import ProgressEvent
 from gymnast_cli.demo.config import DemoConfig
 from gymnast_core.episodes import read_summary, write_episode
 from gymnast_core.policies import load_policy
+from gymnast_core.policies.processor import use_threads
 from gymnast_ros.sim.collect import collect
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.tasks import RESET_OF
@@ -111,9 +112,7 @@ def run(args: argparse.Namespace, cells: Cells) -> None:
 
 def main() -> None:
     """Parse and run."""
-    import torch
-
-    torch.set_num_threads(1)
+    use_threads()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", type=Path, required=True, help="knows both skills of each pair")
     parser.add_argument("--work", type=Path, required=True, help="recordings and checkpoints")

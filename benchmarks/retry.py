@@ -30,6 +30,7 @@ from gymnast_core.errors import ContractError
 from gymnast_core.evaluation.attempts import Attempt, retry_figures
 from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.outcome import Judgement, OutcomeJudge
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.policy import Policy
 from gymnast_core.seeds import take
 from gymnast_core.types import ByteArray, Outcome
@@ -157,11 +158,10 @@ class Bench:
     """
 
     def __init__(self, checkpoints: Path, starts: int) -> None:
-        import torch
 
         from gymnast_core.policies.compact import CompactPolicy
 
-        torch.set_num_threads(1)
+        use_threads()
         self.arm = InProcessArm()
         self.policy: Policy = CompactPolicy.load(checkpoints / "policy")
         self.pictures = PictureJudge(checkpoints / "judge")

@@ -29,6 +29,7 @@ from benchmarks.sight import FIRST, PRACTISED
 from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.seeds import evaluation_seeds
 from gymnast_core.evaluation.results import difference
+from gymnast_core.policies.processor import use_threads
 
 ARMS = ("restarted", "going on")
 """The first that is practised in a round refines world model and judge; the others take what it left."""
@@ -61,9 +62,8 @@ def main() -> int:
 
 
 def _run_all(works: Sequence[Rounds], args: argparse.Namespace) -> None:
-    import torch
 
-    torch.set_num_threads(1)
+    use_threads()
     for number in range(2, args.rounds + 1):
         for arm in ARMS:
             for work in works:

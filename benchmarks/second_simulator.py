@@ -17,13 +17,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.planted_policies import BAD, GOOD, Maker
 from gymnast_core.errors import PolicyFailedError
 from gymnast_core.evaluation.gate import GateTest
 from gymnast_core.evaluation.gate_tally import KINDS, GateAttempt, GatePair, GateTally
 from gymnast_core.evaluation.statistics import pearson, wilson_interval
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.rollout import GuardedPolicy, run_episode
 from gymnast_core.seeds import take
 from gymnast_ros.sim.bullet.gate import BulletGate
@@ -91,7 +91,7 @@ def decided(
 
 def measured(name: str, starts: int) -> dict[str, object]:
     """One policy in both simulators, in a process of its own."""
-    torch.set_num_threads(1)
+    use_threads()
     seeds, make = list(take("gate", 0, starts // len(TASKS))), {**GOOD, **BAD}[name]
     first = in_first(make, seeds)
     attempts, seconds = in_second(make, seeds)

@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.demo_seeds import Seed
 from gymnast_cli.demo.config import DemoConfig
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode
 
@@ -50,9 +51,7 @@ def main() -> int:
 
 def of_seed(number: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a seed's rows; what was measured is kept in its sight.json."""
-    import torch
-
-    torch.set_num_threads(1)
+    use_threads()
     kept = args.out / f"seed-{number}" / "sight.json"
     if not kept.exists():
         seed = Seed(DemoConfig(seed=number, checkpoints=args.checkpoints), args.out / f"seed-{number}")

@@ -29,6 +29,7 @@ from cloud_trainer.world_model.compact.model import CompactWorldModel
 from cloud_trainer.world_model.worlds import CompactWorld
 from gymnast_cli.demo.config import DemoConfig
 from gymnast_core.episodes import read_episode
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import BoolArray, FloatArray
 
@@ -58,9 +59,7 @@ def main() -> int:
 
 def of_seed(number: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a seed's rows."""
-    import torch
-
-    torch.set_num_threads(1)
+    use_threads()
     seed = Seed(DemoConfig(seed=number, checkpoints=args.checkpoints), args.out / f"seed-{number}")
     practised, dream = read_manifest(seed.folder / PRACTISED).id, seed.folder / FIRST
     episodes = [read_episode(entry.path, image_size=(64, 64)) for entry in seed.recorded()]

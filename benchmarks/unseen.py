@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from cloud_trainer.practice.augment import AugmentTrainer, asked_in, asked_in_dreams
 from cloud_trainer.progress import ProgressEvent
@@ -33,6 +32,7 @@ from gymnast_core.episodes.archive import load_episodes, save_episodes
 from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.jobs.augment import AugmentChoices
 from gymnast_core.policies import load_policy
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.policies.trainable import load_trainable
 from gymnast_core.policy import Policy
 from gymnast_core.records.manifest import read_manifest
@@ -107,7 +107,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/unseen"), help="finished cells are kept here")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    use_threads()
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for named in args.policy or ["base=checkpoints/policy"]:

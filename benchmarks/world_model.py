@@ -31,6 +31,7 @@ from cloud_trainer.world_model.dit.diffusion import CONTEXT_TIMESTEP, VPredictio
 from cloud_trainer.world_model.dit.kv_cache import KVCache, KVContext, LayerKV
 from cloud_trainer.world_model.dit.network import DiT
 from cloud_trainer.world_model.dit.sampler import Network, RolloutSampler, SamplerConfig
+from gymnast_core.policies.processor import use_threads
 
 ROLLOUT = 40
 LATENT = (32, 32)
@@ -340,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default bfloat16 on cuda, else float32")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    use_threads()
     found = measure(options)
     show(found)
     if options.json:

@@ -48,7 +48,7 @@ def seen(frame_HWC: ByteArray, pose_P: FloatArray | None = None) -> Observation:
 
     Args:
         frame_HWC: square picture.
-        pose_P: (8,) proprioception; None is not known, and zeros.
+        pose_P: (7,) proprioception; None is not known, and zeros.
 
     Raises:
         ConfigError: the picture is not square.

@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cloud_trainer.jobs.adapt import adapt
 from cloud_trainer.jobs.distil import distil
 from cloud_trainer.jobs.imitate import imitate
@@ -31,6 +29,7 @@ from cloud_trainer.progress import CancelledError, ProgressEvent
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.jobs import JobResult, kind_of, spec_of
 from gymnast_core.lifeline import end_with_parent
+from gymnast_core.policies.processor import use_threads
 
 JOBS: Mapping[str, Callable[[Job[Any]], JobResult]] = {
     "improve": improve,
@@ -48,7 +47,7 @@ JOBS: Mapping[str, Callable[[Job[Any]], JobResult]] = {
 
 def main(folder: Path) -> int:
     """Run the job in `folder`; returns the exit code."""
-    torch.set_num_threads(1)
+    use_threads()
     document = json.loads((folder / "spec.json").read_text())
     kind = document["kind"]
     if kind_of(kind).spec.urgency == "background":

@@ -17,6 +17,7 @@ from cloud_trainer.judge.thresholds import Thresholds
 from gymnast_core.errors import CheckpointError
 from gymnast_core.images import area_downsample
 from gymnast_core.judge import Verdict
+from gymnast_core.policies.processor import lay_out
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.policies.vision import KeypointEncoder
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
@@ -58,7 +59,7 @@ class JudgeNetwork(nn.Module):
             for _ in range(3)
         )
         self.leave = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, 1))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast on CPU
+        lay_out(self)
 
     def forward(self, first_BHWC: Tensor, last_BHWC: Tensor, bag_BV: Tensor) -> Tensor:
         """first, last (B, 64, 64, 3) grey levels 0..255, bag (B, buckets) -> (B,) logits."""

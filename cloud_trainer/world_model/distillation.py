@@ -13,7 +13,6 @@ from cloud_trainer.world_model.compact import model as compact_model
 from cloud_trainer.world_model.compact.data import clips_of
 from cloud_trainer.world_model.compact.distil import CompactDistillation, CompactDistiller
 from cloud_trainer.world_model.compact.model import CompactWorldModel
-from cloud_trainer.world_model.compact.precision import compute_dtype, dtype_name
 from cloud_trainer.world_model.dit import checkpoint
 from cloud_trainer.world_model.dit.checkpoint import load_world_model
 from cloud_trainer.world_model.dit.codec import build_codec
@@ -23,6 +22,7 @@ from cloud_trainer.world_model.dit.train_config import TrainConfig
 from cloud_trainer.world_model.refinement import REPORT_EVERY, on_policy_stream
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.jobs.distil import DistilSettings
+from gymnast_core.policies.processor import compute_dtype, dtype_name
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode
 

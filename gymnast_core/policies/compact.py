@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from gymnast_core.errors import CheckpointError, ConfigError, ContractError
 from gymnast_core.images import area_downsample
+from gymnast_core.policies.processor import lay_out
 from gymnast_core.policies.sampling import choose_tokens, picked_log_probs, token_divergence
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.policies.vision import Film, KeypointEncoder
@@ -120,7 +121,7 @@ class CompactNetwork(nn.Module):
         self.layer3 = nn.Linear(config.hidden, config.head)
         self.head = nn.Linear(config.head, config.chunk_length * ACTION_DIM * config.bins)
         _smooth_head(self.head, config)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast on CPU
+        lay_out(self)
 
     def forward(self, image_BHWC: Tensor, bag_BV: Tensor) -> Tensor:
         """Map image (B, 64, 64, 3) uint8 and bag (B, buckets) to logits (B, K, 7, bins)."""

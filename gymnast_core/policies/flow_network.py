@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs.exploration import Exploration
+from gymnast_core.policies.processor import lay_out
 from gymnast_core.policies.vision import Film, KeypointEncoder
 from gymnast_core.types import ACTION_DIM
 
@@ -85,7 +86,7 @@ class FlowNetwork(nn.Module):
         self.head = nn.Linear(config.hidden, width)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast on CPU
+        lay_out(self)
 
     def look(self, image_BHWC: Tensor, bag_BV: Tensor) -> Tensor:
         """Map image (B, 64, 64, 3) uint8 and bag (B, buckets) to features (B, hidden)."""

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from gymnast_core.episodes.archive import Share
 from gymnast_core.policies import load_policy
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.policy import Policy
 from gymnast_core.types import ActionChunk, Episode, Observation
 from gymnast_ros.sim.actuation import TWO_TRIES, ActuatedEnv, ActuationRange, CompensatingExpert
@@ -66,7 +66,7 @@ def fill(share: Share) -> list[Episode]:
     """Collect one share in this process."""
     if share.kind == "erring":
         return _fill_erring(share)
-    torch.set_num_threads(1)
+    use_threads()
     policy = load_policy(share.policy) if share.policy is not None else None
     env = SimEnv()
     episodes = []

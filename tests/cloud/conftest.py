@@ -13,6 +13,7 @@ from cloud_trainer.judge.thresholds import Thresholds
 from cloud_trainer.world_model.compact.data import clips_of, median_background
 from cloud_trainer.world_model.compact.model import CompactWorldModel
 from gymnast_core.episodes import read_episode, read_summary, write_episode
+from gymnast_core.policies.processor import use_threads
 from gymnast_ros.sim.collect import collect
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.expert import ScriptedExpert
@@ -43,7 +44,7 @@ def record_material(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def material(tmp_path_factory) -> tuple[dict[str, Path], list[Recorded]]:
     """Tiny checkpoints, and 48 recorded episodes of which about half succeed; nobody changes them."""
-    torch.set_num_threads(1)
+    use_threads()
     folder = made_once(tmp_path_factory, "material", record_material)
     files = [folder / "episodes" / name for name in json.loads((folder / "episodes.json").read_text())]
     recorded = [Recorded(path, read_summary(path).end.outcome.value) for path in files]

@@ -3,7 +3,6 @@
 import functools
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -15,6 +14,7 @@ from cloud_trainer.progress import CancelledError, never, silent
 from cloud_trainer.world_model.compact.data import clips_of
 from gymnast_core.jobs.exploration import Exploration
 from gymnast_core.jobs.grpo import GrpoConfig
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.policies.trainable import load_trainable
 from gymnast_core.types import Observation, RolloutBatch
 from tests.cloud.learning_fakes import episode, tiny_flow, tiny_policy
@@ -92,7 +92,7 @@ def on_ranks(job, mesh, *, progress=silent, cancelled=never):
 
 def rank_main(rank, world, folder):
     """Every choice: stopped after the first iteration by rank 0 alone, resumed, and told."""
-    torch.set_num_threads(1)
+    use_threads()
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     for name in CHOICES:
         stopped_and_resumed(job_of(folder / name, name))

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from cloud_trainer.jobs import calibrate
 from cloud_trainer.jobs import gates as gate
@@ -30,6 +29,7 @@ from cloud_trainer.world_model.worlds import CompactWorld
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.jobs.audit import AuditBounds, AuditConfig, PracticeAudit, SceneBounds
 from gymnast_core.judge import Verdict
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_world, tiny_world_model
@@ -116,7 +116,7 @@ def test_where_trust_ends_dreams_begin_late_enough_to_end_inside_it():
 
 
 def test_no_trust_for_one_chunk_refuses_practice_unless_overridden(tmp_path):
-    torch.set_num_threads(1)
+    use_threads()
     audit = AuditConfig(parts=("outcomes", "trust"))
     bounds = AuditBounds(episodes=8, trusted_error=1e-6, trusted_steps=None, coverage=False)
     demanded = gates(audit=audit, bounds=bounds)

@@ -23,6 +23,7 @@ from gymnast_core.errors import ConfigError, TransientBridgeError
 from gymnast_core.jobs.cluster import RayConfig
 from gymnast_core.jobs.exploration import Exploration
 from gymnast_core.jobs.grpo import GrpoConfig
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.records.manifest import read_manifest
 from tests.cloud.learning_fakes import episode, tiny_flow, tiny_policy
 from tests.cloud.ray_parts import BrokenWorld, ParityJudge, PausingWorld, told_pid
@@ -34,7 +35,7 @@ CLUSTER = RayConfig(rollout_actors=2, judge_actors=1, cpus_per_actor=0.25, wait_
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     threads = torch.get_num_threads()
-    torch.set_num_threads(CLUSTER.torch_threads)  # as many as the actors have: that is part of the arithmetic
+    use_threads(CLUSTER.torch_threads)  # as many as the actors have: that is part of the arithmetic
     ray.init(
         num_cpus=2,
         object_store_memory=100 * 2**20,
@@ -44,7 +45,7 @@ def cluster():
     )
     yield
     ray.shutdown()
-    torch.set_num_threads(threads)
+    use_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.episodes import write_episode
 from gymnast_core.evaluation.purpose import is_measurement
 from gymnast_core.jobs import ReplayResult, ReplaySpec
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.types import Outcome
 from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world_model
 
@@ -29,7 +30,7 @@ from tests.cloud.learning_fakes import episode, tiny_policy, tiny_world_model
 @pytest.fixture(scope="module")
 def job_of(tmp_path_factory):
     """A replay job over eight evaluation episodes."""
-    torch.set_num_threads(1)
+    use_threads()
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("replay")
     tiny_world_model().save(folder / "world_model")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from cloud_trainer.practice.grpo.scored import Scored
 from cloud_trainer.progress import CancelledError
@@ -18,6 +17,7 @@ from gymnast_core.policies import load_policy
 from gymnast_core.policies.adapter import ADAPTER_OF
 from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.openvla.published import read_published
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.policies.trainable import TokenPolicy, load_trainable
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode, Observation, Outcome, RolloutBatch
@@ -34,7 +34,7 @@ GRPO = GrpoConfig(
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory) -> Path:
     """A checkpoint folder of a tiny OpenVLA, named by its id as on a shelf."""
-    torch.set_num_threads(1)
+    use_threads()
     folder = tmp_path_factory.mktemp("openvla")
     write_folder(folder / "published")
     policy = read_published(folder / "published", pipeline="rl")

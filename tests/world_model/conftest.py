@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-import torch
+from gymnast_core.policies.processor import use_threads
 
-torch.set_num_threads(1)
+use_threads()

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cloud_trainer.jobs.judging import JudgeData, refine_judge
 from cloud_trainer.judge.training import JudgeTraining
@@ -31,6 +30,7 @@ from cloud_trainer.world_model.compact.train import WorldModelTraining, train_wo
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.episodes.archive import Share, load_episodes, save_episodes
 from gymnast_core.jobs.imitate import SftConfig
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.shipped import BASE_POLICIES
 from gymnast_core.types import Episode, Outcome
@@ -95,7 +95,7 @@ def pretrain(
         amounts: how much; default the shipped size.
         base: what the base policy is made of, one of BASES.
     """
-    torch.set_num_threads(1)
+    use_threads()
     run = Pretraining(work, collect, seed, workers, amounts or Amounts(), base=base, out=out)
     stages = [(run.base, run.policy), ("world_model", run.world_model), ("judge", run.judge)]
     for name, make in stages[:1] if base == "history" else stages:

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayTaskError
 
 from cloud_trainer.practice.grpo_job import GrpoJob
@@ -25,6 +24,7 @@ from cloud_trainer.practice.train import Training
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
 from gymnast_core.errors import TransientBridgeError
 from gymnast_core.jobs.cluster import RayConfig
+from gymnast_core.policies.processor import use_threads
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class _Learner:
     """Owns its pool, so that its death frees the actors."""
 
     def __init__(self, job: GrpoJob, config: RayConfig) -> None:
-        torch.set_num_threads(config.torch_threads)
+        use_threads(config.torch_threads)
         self._job, self._config = job, config
         self._events: list[ProgressEvent] = []
         self._stop = False

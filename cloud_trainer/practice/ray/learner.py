@@ -29,6 +29,7 @@ from cloud_trainer.practice.train import Training, left_by
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
 from gymnast_core.errors import ConfigError, GymnastError, TransientBridgeError
 from gymnast_core.jobs.cluster import ActorConfig, Actors, Reserved
+from gymnast_core.policies.processor import use_threads
 from gymnast_core.settings import CountOrZero, Settings
 
 LONGEST_WAIT_S = 4 * 3600
@@ -104,7 +105,7 @@ def _learn(settings: Mapping[str, Any]) -> None:
     job: GrpoJob = settings["job"]
     config: ActorConfig = settings["ray"]
     mailbox = settings["mailbox"]
-    torch.set_num_threads(config.torch_threads)
+    use_threads(config.torch_threads)
     kind = "cuda" if torch.cuda.is_available() and settings["use_gpu"] else "cpu"
     mesh = init_device_mesh(kind, (dist.get_world_size(),))
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayActorError, RayTaskError
 
 from cloud_trainer.practice.pieces import Imagined, JudgeWorker, Piece, Recipe, RolloutWorker, Work
@@ -17,6 +16,7 @@ from cloud_trainer.practice.policy_weights import Weights, weights_of
 from cloud_trainer.practice.sharded import SampledPolicy
 from gymnast_core.errors import TransientBridgeError
 from gymnast_core.jobs.cluster import ActorConfig
+from gymnast_core.policies.processor import use_threads
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ LOST = (RayActorError, ActorDiedError, ActorUnavailableError, ObjectLostError)
 
 class _RolloutActor:
     def __init__(self, recipe: Recipe, threads: int) -> None:
-        torch.set_num_threads(threads)
+        use_threads(threads)
         self._worker = RolloutWorker(recipe)
 
     def imagine(self, work: Work, version: str, weights: Weights) -> tuple[Imagined, int]:
@@ -37,7 +37,7 @@ class _RolloutActor:
 
 class _JudgeActor:
     def __init__(self, recipe: Recipe, threads: int) -> None:
-        torch.set_num_threads(threads)
+        use_threads(threads)
         self._worker = JudgeWorker(recipe)
 
     def score(self, index: int, imagined: Imagined) -> Piece:

@@ -22,11 +22,11 @@ from cloud_trainer.world_model.compact.data import Clips
 from cloud_trainer.world_model.compact.model import CompactWorldModel
 from cloud_trainer.world_model.compact.narrow import narrowed
 from cloud_trainer.world_model.compact.network import CompactWorldNetwork
-from cloud_trainer.world_model.compact.precision import mixed_precision
 from cloud_trainer.world_model.compact.train import WorldModelTraining, follow, loss_weights
 from cloud_trainer.world_model.own_path import check_steps, own_path_loss
 from gymnast_core.arm.targets import commanded_proprioception
 from gymnast_core.errors import ConfigError
+from gymnast_core.policies.processor import mixed_precision
 from gymnast_core.spec import WIDOWX_250S as ARM
 from gymnast_core.types import FloatArray
 

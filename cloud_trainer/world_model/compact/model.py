@@ -13,8 +13,8 @@ from torch import Tensor
 
 from cloud_trainer.world_model.capabilities import COMPACT, ActionKind, Capabilities, beside, declaration
 from cloud_trainer.world_model.compact.network import CompactWorldModelConfig, CompactWorldNetwork
-from cloud_trainer.world_model.compact.precision import mixed_precision
 from gymnast_core.errors import CheckpointError
+from gymnast_core.policies.processor import mixed_precision
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.types import ACTION_DIM, ByteArray, FloatArray, IntArray
 

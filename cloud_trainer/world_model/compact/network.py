@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.policies.processor import laid_out, lay_out
 from gymnast_core.types import ACTION_DIM, PROPRIO_DIM
 
 MAP_CHANNELS = 9
@@ -184,7 +185,7 @@ class CompactWorldNetwork(nn.Module):
         self.up1 = nn.Conv2d(b, a, 1)
         self.fine2 = FrameBlock(2 * a, a, e)
         self.leave_norm, self.leave = nn.GroupNorm(8, a), nn.Conv2d(a, 12, 3, padding=1)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast on CPU
+        lay_out(self)
 
     def forward(
         self,
@@ -211,7 +212,7 @@ class CompactWorldNetwork(nn.Module):
         maps = pose_maps(poses_BKP, self.camera, config.image_size, 2, config.table_height_m)
         condition = self.condition(self._numbers(poses_BKP, actions_BKA, ahead_B, tau_B))
         frames = F.pixel_unshuffle(torch.cat([noisy, context, first], dim=1), 2)
-        x = torch.cat([frames, maps], dim=1).contiguous(memory_format=torch.channels_last)
+        x = laid_out(torch.cat([frames, maps], dim=1))
         fine = self.fine1(self.enter(x) + self.place, condition)
         mid = self.mid1(self.down1(fine), condition)
         deep = self.deep2(self.attention(self.deep1(self.down2(mid), condition)), condition)

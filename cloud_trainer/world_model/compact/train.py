@@ -21,8 +21,8 @@ from cloud_trainer.training import Descent, ModelTrainer
 from cloud_trainer.world_model.compact.data import Clips, median_background
 from cloud_trainer.world_model.compact.model import CompactWorldModel
 from cloud_trainer.world_model.compact.network import CompactWorldModelConfig, CompactWorldNetwork
-from cloud_trainer.world_model.compact.precision import compute_dtype, dtype_name, mixed_precision
 from gymnast_core.errors import ConfigError
+from gymnast_core.policies.processor import compute_dtype, dtype_name, mixed_precision
 from gymnast_core.records.manifest import Manifest
 from gymnast_core.types import FloatArray, IntArray
 

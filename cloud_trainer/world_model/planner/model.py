@@ -14,10 +14,10 @@ from torch import Tensor
 
 from cloud_trainer.world_model.capabilities import COMPACT_PLANNER, ActionKind, Capabilities, beside, declaration
 from cloud_trainer.world_model.compact.model import BACKGROUND
-from cloud_trainer.world_model.compact.precision import mixed_precision
 from cloud_trainer.world_model.planner.network import InverseDynamics, PlannerConfig, PlanNetwork
 from cloud_trainer.world_model.planner.plans import VideoPlans
 from gymnast_core.errors import CheckpointError
+from gymnast_core.policies.processor import mixed_precision
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.spec import WIDOWX_250S

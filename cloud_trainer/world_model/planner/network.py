@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from cloud_trainer.world_model.compact.network import ACTION_SCALE, FrameAttention, FrameBlock, check_flow
 from gymnast_core.errors import ConfigError
+from gymnast_core.policies.processor import laid_out, lay_out
 from gymnast_core.policies.vision import KeypointEncoder
 from gymnast_core.types import ACTION_DIM
 
@@ -78,7 +79,7 @@ class PlanNetwork(nn.Module):
         self.leave_norm, self.leave = nn.GroupNorm(8, a), nn.Conv2d(a, area * frames, 3, padding=1)
         with torch.no_grad():
             self.leave.weight.mul_(0.1)  # begins with little change
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast on CPU
+        lay_out(self)
 
     def forward(self, noisy: Tensor, now: Tensor, bag_BV: Tensor, tau_B: Tensor) -> Tensor:
         """Return the predicted clean frames, (B, 3 chunks, H, W), frames being differences from the background.
@@ -91,8 +92,7 @@ class PlanNetwork(nn.Module):
         """
         angle = tau_B[:, None] * torch.exp(torch.linspace(0.0, math.log(50.0), 16))
         condition = self.condition(torch.cat([bag_BV, angle.sin(), angle.cos()], dim=1))
-        x = F.pixel_unshuffle(torch.cat([noisy, now], dim=1), self.config.cell)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = laid_out(F.pixel_unshuffle(torch.cat([noisy, now], dim=1), self.config.cell))
         fine = self.fine1(self.enter(x) + self.place, condition)
         mid = self.mid1(self.down1(fine), condition)
         deep = self.deep2(self.attention(self.deep1(self.down2(mid), condition)), condition)

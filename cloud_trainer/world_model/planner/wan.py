@@ -18,7 +18,6 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from cloud_trainer.world_model.capabilities import WAN_PLANNER, ActionKind, Capabilities, beside, declaration
-from cloud_trainer.world_model.compact.precision import compute_dtype
 from cloud_trainer.world_model.planner.history_guidance import HistoryGuided
 from cloud_trainer.world_model.planner.model import ARCHITECTURE as COMPACT
 from cloud_trainer.world_model.planner.model import CompactPlanner
@@ -27,6 +26,7 @@ from cloud_trainer.world_model.planner.wan_weights import digests, read_pipeline
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.images import area_downsample
 from gymnast_core.policies.placement import device_of
+from gymnast_core.policies.processor import compute_dtype
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.settings import Count, NotNegative, Positive, Settings
 from gymnast_core.types import ByteArray
