@@ -23,7 +23,8 @@ JUDGES = "gymnast.judges"
 DATASETS = "gymnast.datasets"
 """kind of a dataset -> called with (folder, info, size), returns an EpisodeSource; size is pixels a side or None."""
 GATES = "gymnast.gates"
-"""name of a second simulator -> called without arguments, returns a gymnast_core.evaluation.gate.GateSimulator."""
+"""name of a second simulator -> called without arguments, or with robot, the RobotSpec of an arm but the WidowX 250s;
+returns a gymnast_core.evaluation.gate.GateSimulator."""
 WORLDS = "gymnast.worlds"
 """name of a simulated world -> called without arguments, returns a gymnast_ros.nodes.sim_world.World."""
 

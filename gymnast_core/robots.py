@@ -5,12 +5,12 @@ A package adds one by a SPEC in the module that its entry point of the group gym
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.extensions import ARMS, extension, installed
-from gymnast_core.spec import VIPERX_300S, WIDOWX_250S, RobotSpec
+from gymnast_core.spec import ROBOT_MODEL, VIPERX_300S, WIDOWX_250S, RobotSpec
 
 ROBOTS: Mapping[str, RobotSpec] = MappingProxyType({spec.name: spec for spec in (WIDOWX_250S, VIPERX_300S)})
 
@@ -33,3 +33,25 @@ def robot_named(name: str) -> RobotSpec:
     if spec.name != name:
         raise ConfigError(f"{name!r} of {ARMS} has a SPEC named {spec.name!r}; both names must be the same")
     return spec
+
+
+def model_in(metadata: Mapping[str, object]) -> str:
+    """Return the model of an episode's arm; of one that is silent, the WidowX 250s."""
+    return str(metadata.get(ROBOT_MODEL, WIDOWX_250S.name))
+
+
+def one_arm(models: Iterable[str]) -> str:
+    """Return the one model among those of episodes and checkpoints that are used together.
+
+    Raises:
+        ConfigError: they are of several arms.
+    """
+    found = sorted(set(models)) or [WIDOWX_250S.name]
+    if len(found) > 1:
+        raise ConfigError(f"episodes and checkpoints of several arms: {', '.join(found)}; use those of one arm")
+    return found[0]
+
+
+def declared(model: str) -> dict[str, str]:
+    """Return what a checkpoint's lineage says of its arm: of a WidowX 250s nothing, as before there were others."""
+    return {} if model == WIDOWX_250S.name else {ROBOT_MODEL: model}

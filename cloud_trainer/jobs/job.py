@@ -14,6 +14,9 @@ from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs import JobSpec
 from gymnast_core.outcome import judge_in
+from gymnast_core.records.manifest import read_manifest
+from gymnast_core.robots import model_in, one_arm, robot_named
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import Episode, Outcome
 
 SpecT = TypeVar("SpecT", bound=JobSpec, covariant=True)
@@ -54,7 +57,7 @@ def load_episodes(job: Job[JobSpec], most: int, image_size: int, *, also: Collec
         also: ids that are read however old they are.
 
     Raises:
-        ConfigError: none is labelled, or one of `also` is not there any more.
+        ConfigError: none is labelled, one of `also` is not there any more, or they are not of the policy's arm.
     """
     newest = {entry.path for entry in job.episodes[-most:]}
     wanted = [entry for entry in job.episodes if entry.path in newest or entry.episode_id in also]
@@ -72,7 +75,19 @@ def load_episodes(job: Job[JobSpec], most: int, image_size: int, *, also: Collec
         episodes.append(replace(episode, outcome=Outcome(entry.outcome), labelled_by=by, metadata=metadata))
         if index % 50 == 0:
             job.progress(ProgressEvent("read_episodes", index, len(chosen)))
+    if "policy" in job.checkpoints:
+        one_arm([arm_of(job.checkpoints).name, *(model_in(episode.metadata) for episode in episodes)])
     return episodes
+
+
+def arm_of(checkpoints: Mapping[str, Path]) -> RobotSpec:
+    """Return the arm that a job's policy was made for; without a policy, the WidowX 250s.
+
+    Raises:
+        ConfigError: nobody here knows it; install the package that adds it.
+    """
+    policy = checkpoints.get("policy")
+    return WIDOWX_250S if policy is None else robot_named(read_manifest(policy).robot_model)
 
 
 def by_people(episodes: Sequence[Episode]) -> list[Episode]:

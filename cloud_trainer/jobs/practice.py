@@ -9,7 +9,7 @@ from typing import Any
 
 from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.gates import Passed, gates_of, pass_gates, starts_within
-from cloud_trainer.jobs.job import Job, by_people, load_episodes, practice_steps, require_audited
+from cloud_trainer.jobs.job import Job, arm_of, by_people, load_episodes, practice_steps, require_audited
 from cloud_trainer.jobs.refine import promoted_world_model, refined_judge
 from cloud_trainer.jobs.sight import sight_gate
 from cloud_trainer.jobs.splits import split
@@ -38,6 +38,7 @@ from gymnast_core.policies.adapter import ARCHITECTURE as ADAPTER
 from gymnast_core.policies.adapter import Adapter
 from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.records.manifest import read_manifest
+from gymnast_core.robots import declared
 from gymnast_core.types import Episode
 
 JUDGE_CACHE = "judge_cache"
@@ -84,7 +85,7 @@ def trusted_dream(job: Job[RefiningSpec]) -> Dream:
     config = job.spec.config
     require_ray(config.ray)
     named = practice_judge(config, job.checkpoints["judge"], job.folder) if config.judge else None
-    home = load_world(job.checkpoints["world_model"], config.dream)
+    home = load_world(job.checkpoints["world_model"], config.dream, robot=arm_of(job.checkpoints))
     frame_sizes(job, home)
     loaded = load_episodes(job, config.most_episodes, home.image_size)
     steps, episodes = practice_steps(loaded, config.dream.episode_steps), split(loaded)
@@ -197,6 +198,7 @@ def lineage_of(
     }
     lineage |= {"overridden": dict(passed.overridden)} if passed.overridden else {}
     lineage |= {"frame_sizes": sizes} if len(set(sizes.values())) > 1 else {}
+    lineage |= declared(arm_of(job.checkpoints).name)
     choice = job.spec.config.judge
     return lineage if choice is None else lineage | {"judge_settings": choice.to_json()}
 

@@ -5,15 +5,17 @@ Every pair is kept as it ends, so a job that was killed goes on with the next on
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.progress import CancelledError, ProgressEvent
+from gymnast_core.errors import ConfigError
 from gymnast_core.evaluation.gate import GateFinding, GateSimulator, run_gate
 from gymnast_core.evaluation.gate_tally import KINDS, GateAttempt, GatePair, GateTally
 from gymnast_core.evaluation.statistics import PairCounts
@@ -23,7 +25,9 @@ from gymnast_core.json_values import JsonObject
 from gymnast_core.policies import serve_policy
 from gymnast_core.records.gate_record import GateRecord
 from gymnast_core.records.manifest import read_manifest
+from gymnast_core.robots import one_arm, robot_named
 from gymnast_core.seeds import take
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 
 PAIRS = "pairs.jsonl"
 
@@ -32,12 +36,13 @@ def release_gate(job: Job[GateSpec]) -> GateResult:
     """Hold a policy against the running one and return the record, passed or failed.
 
     Raises:
-        ConfigError: no such simulator is installed here.
+        ConfigError: no such simulator is installed here, it has no such arm, or the policies are of two arms.
         CheckpointError: a checkpoint is no policy.
         CancelledError: asked to stop; the job folder has every pair so far.
     """
     test = job.spec.config.test()
-    simulator: GateSimulator = extension(GATES, job.spec.config.simulator)()
+    robot = robot_named(one_arm(read_manifest(folder).robot_model for folder in job.checkpoints.values()))
+    simulator = _simulator(job.spec.config.simulator, robot)
     candidate = serve_policy(job.checkpoints["policy"])
     incumbent = serve_policy(job.checkpoints["incumbent"]) if job.spec.incumbent else None
     file = job.folder / PAIRS
@@ -61,6 +66,16 @@ def release_gate(job: Job[GateSpec]) -> GateResult:
         simulator.close()
     job.progress(ProgressEvent("gate", len(pairs), len(pairs), _metrics(GateTally(pairs))))
     return GateResult(record=dict(asdict(_record(job, simulator, finding, pairs))), folder=str(job.folder))
+
+
+def _simulator(name: str, robot: RobotSpec) -> GateSimulator:
+    """The second simulator, with this arm: one that knows the WidowX alone is called without arguments."""
+    make: Callable[..., GateSimulator] = extension(GATES, name)
+    if robot is WIDOWX_250S:
+        return make()
+    if "robot" not in inspect.signature(make).parameters:
+        raise ConfigError(f"simulator {name!r} has a {WIDOWX_250S.name} alone, and the policy is for a {robot.name}")
+    return make(robot=robot)
 
 
 def _record(

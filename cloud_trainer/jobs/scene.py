@@ -14,7 +14,7 @@ from typing import Any
 from cloud_trainer.film import film
 from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.gates import Gates, Passed, measure_gates, practice_bounds, require_gates
-from cloud_trainer.jobs.job import Job, by_people, load_episodes
+from cloud_trainer.jobs.job import Job, arm_of, by_people, load_episodes
 from cloud_trainer.jobs.practice import practice_judge
 from cloud_trainer.jobs.scene_amounts import MOST_HERE, TRACKER_EPISODES
 from cloud_trainer.practice.imagine import imagine_from
@@ -188,7 +188,7 @@ def trust(job: Job[TrustSpec]) -> TrustResult:
         ConfigError: no episode of this task in this scene.
     """
     spec, config = job.spec, job.spec.config
-    home = load_world(job.checkpoints["world_model"], config.dream)
+    home = load_world(job.checkpoints["world_model"], config.dream, robot=arm_of(job.checkpoints))
     episodes = load_episodes(job, len(job.episodes), home.image_size)
     chosen = divide(episodes, robot=spec.robot, scene=spec.scene, instruction=spec.instruction)
     judge = practice_judge(config, job.checkpoints["judge"], job.folder)
@@ -223,7 +223,7 @@ def preview(job: Job[PreviewSpec]) -> PreviewResult:
         ConfigError: the captured episode is not here any more.
     """
     spec = job.spec
-    home = load_world(job.checkpoints["world_model"], spec.config.dream)
+    home = load_world(job.checkpoints["world_model"], spec.config.dream, robot=arm_of(job.checkpoints))
     start = next((entry for entry in job.episodes if entry.episode_id == spec.start), None)
     if start is None:
         raise ConfigError(f"the captured start {spec.start} was withdrawn meanwhile; begin a new adaptation")

@@ -28,8 +28,9 @@ from gymnast_core.policies.trainable import (
     TrainableAdapter,
     load_trainable,
 )
-from gymnast_core.records.manifest import Manifest
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.records.manifest import Manifest, read_manifest
+from gymnast_core.robots import declared, model_in, one_arm, robot_named
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import Episode, FloatArray, IntArray, RolloutBatch
 
 FRESH: Mapping[str, type[CompactPolicyConfig | FlowPolicyConfig]] = {
@@ -38,8 +39,8 @@ FRESH: Mapping[str, type[CompactPolicyConfig | FlowPolicyConfig]] = {
 """Sizes of a policy to begin, by what it is made of."""
 
 
-def action_bins_of(actions_NA: FloatArray, bins: int) -> ActionBins:
-    """Return bins over the arm's whole step for translation and over the demonstrated range for rotation.
+def action_bins_of(actions_NA: FloatArray, bins: int, spec: RobotSpec = WIDOWX_250S) -> ActionBins:
+    """Return bins over an arm's whole step for translation and over the demonstrated range for rotation.
 
     Reinforcement must be able to leave the demonstrated translations; rotation gets their 1-99 % range, widened by a
     quarter and never narrower than +-0.02 rad, so that the token noise of an unused axis stays small.
@@ -47,9 +48,9 @@ def action_bins_of(actions_NA: FloatArray, bins: int) -> ActionBins:
     low, high = np.quantile(actions_NA, [0.01, 0.99], axis=0)
     margin = 0.25 * (high - low)
     low, high = np.minimum(low - margin, -0.02), np.maximum(high + margin, 0.02)
-    limit = WIDOWX_250S.max_rotation_rad
+    limit = spec.max_rotation_rad
     low, high = np.maximum(low, -limit), np.minimum(high, limit)
-    low[:3], high[:3] = -WIDOWX_250S.max_translation_m, WIDOWX_250S.max_translation_m
+    low[:3], high[:3] = -spec.max_translation_m, spec.max_translation_m
     low[6], high[6] = 0.0, 1.0
     return ActionBins(low.astype(np.float32), high.astype(np.float32), bins)
 
@@ -178,8 +179,11 @@ def train_sft(
 
     Raises:
         CancelledError: cancelled; the state file, if one was named, has the last whole step.
+        ConfigError: episodes and parent are of several arms.
     """
-    policy = _starting_policy(episodes, config, parent, policy_config, lora, device)
+    inherited = [] if parent is None else [read_manifest(parent).robot_model]
+    model = one_arm([*(model_in(episode.metadata) for episode in episodes), *inherited])
+    policy = _starting_policy(episodes, config, parent, policy_config, lora, device, robot_named(model))
     parents: tuple[str, ...] = () if parent is None else (policy.version,)
     chunk, prepare = policy.chunk_length, policy.training_frames
     windows = windows_from_episodes(episodes, chunk, prepare, camera=policy.config.camera,
@@ -193,12 +197,12 @@ def train_sft(
         "episodes": [episode.episode_id for episode in episodes],
         "imagined_successes": 0 if imagined is None else len(imagined[1]),
     }
-    return policy.save(out, parents=parents, lineage=made_from | dict(lineage or {}))
+    return policy.save(out, parents=parents, lineage=made_from | declared(model) | dict(lineage or {}))
 
 
 def _starting_policy(
     episodes: Sequence[Episode], config: SftConfig, parent: Path | None,
-    sizes: CompactPolicyConfig | FlowPolicyConfig | None, lora: LoraSettings | None, device: str,
+    sizes: CompactPolicyConfig | FlowPolicyConfig | None, lora: LoraSettings | None, device: str, robot: RobotSpec,
 ) -> LearningPolicy:  # fmt: skip
     if parent is not None:
         return load_trainable(parent, lora=lora, seed=config.seed, device=device)
@@ -210,4 +214,4 @@ def _starting_policy(
         if isinstance(sizes, FlowPolicyConfig):
             return FlowPolicy(FlowNetwork(sizes), ActionScale.of(actions_NA))
         kind = HistoryPolicy if isinstance(sizes, HistoryPolicyConfig) else CompactPolicy
-        return kind(kind.network_class(sizes), action_bins_of(actions_NA, sizes.bins))
+        return kind(kind.network_class(sizes), action_bins_of(actions_NA, sizes.bins, robot))

@@ -201,14 +201,14 @@ def require_dream(manifest: Manifest, dream: DreamConfig) -> None:
         )
 
 
-def require_practice(found: Capabilities, model: str) -> None:
+def require_practice(found: Capabilities, model: str, *, robot: RobotSpec = WIDOWX_250S) -> None:
     """Let a model pass that a policy may practise in, or a judge be measured in.
 
     Raises:
         ConfigError: see require_rollouts(); or it cannot be seeded, so that neither a group of rollouts nor an audit
             could be had again.
     """
-    require_rollouts(found, model)
+    require_rollouts(found, model, robot=robot)
     if not found.seeded:
         raise ConfigError(
             f"world model {model} cannot be seeded row by row: rollouts of one start could not be compared, and no "

@@ -38,6 +38,7 @@ from gymnast_core.extensions import WORLD_MODELS, extension, installed
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.policies.placement import device_of
 from gymnast_core.records.manifest import read_manifest
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import Episode
 
 
@@ -182,13 +183,16 @@ _WORLDS: dict[str, type[CompactWorld] | type[DiTWorld]] = {
 }
 
 
-def load_world(folder: Path, config: DreamConfig | None = None, *, seeded: bool = True) -> World:
+def load_world(
+    folder: Path, config: DreamConfig | None = None, *, seeded: bool = True, robot: RobotSpec = WIDOWX_250S
+) -> World:
     """Read a world model checkpoint to command an arm in it, whichever architecture it is.
 
     Args:
         folder: of the checkpoint.
         config: how a DiT dreams.
         seeded: what is dreamt must be had again: to practise in it, and to measure it or a judge.
+        robot: the arm that is commanded.
 
     Raises:
         CheckpointError: no world model, altered, or of an unknown architecture.
@@ -198,7 +202,7 @@ def load_world(folder: Path, config: DreamConfig | None = None, *, seeded: bool 
     manifest = read_manifest(folder)
     architecture = manifest.architecture
     if manifest.kind == "world_model":
-        (require_practice if seeded else require_rollouts)(declared_by(manifest), manifest.id)
+        (require_practice if seeded else require_rollouts)(declared_by(manifest), manifest.id, robot=robot)
         require_dream(manifest, config or DreamConfig())
     if architecture in _WORLDS:
         return _WORLDS[architecture].load(folder, config)

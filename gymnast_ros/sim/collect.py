@@ -9,6 +9,7 @@ import numpy as np
 
 from gymnast_core.images import area_downsample
 from gymnast_core.policy import Policy
+from gymnast_core.robots import declared
 from gymnast_core.rollout import run_episode
 from gymnast_core.types import ActionChunk, ByteArray, Episode, FloatArray, IntArray, Observation, Outcome, StepResult
 from gymnast_ros.sim.actuation import ActuatedEnv
@@ -76,7 +77,7 @@ def collect(
 
     Returns:
         One episode per seed, images area-downsampled to (T+1, frame_size, frame_size, 3), metadata
-        {task, seed, scene, success_step, frame_steps}.
+        {task, seed, scene, success_step, frame_steps}, and robot_model where it is no WidowX 250s.
     """
     wanted = None if frame_steps is None else frozenset(frame_steps) | {0}
     task = task_for(instruction)
@@ -90,6 +91,7 @@ def collect(
             "scene": env.scene.name,
             "success_step": env.success_step,
             "frame_steps": None if wanted is None else sorted(wanted),
+            **declared(env.spec.robot.name),
         }
         episodes.append(
             Episode(

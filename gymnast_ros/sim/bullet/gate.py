@@ -164,6 +164,6 @@ class BulletGate:
         self._gated.close()
 
 
-def drawn_by_bullet() -> BulletGate:
+def drawn_by_bullet(robot: RobotSpec = WIDOWX_250S) -> BulletGate:
     """The same gate with Bullet's own pictures: entry point bullet_pictures."""
-    return BulletGate(own_pictures=True)
+    return BulletGate(own_pictures=True, robot=robot)
