@@ -246,6 +246,10 @@ def check_files(config: GraphConfig) -> None:
             raise ConfigError(f"identity:={config.identity} has no {', '.join(missing)}; `gymnast enroll` makes one")
     if config.enclaves is not None:
         check_keystore(config.enclaves, [spec.enclave for spec in (*graph(config), *devices(config))])
+    if config.menagerie is not None:
+        from gymnast_ros.sim.menagerie import model_of
+
+        model_of(config.menagerie)
     if config.trusted_keys and not Path(config.trusted_keys).is_file():
         raise ConfigError(f"trusted_keys {config.trusted_keys} is no file")
 

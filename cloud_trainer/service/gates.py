@@ -58,6 +58,12 @@ class GateDesk:
         """Return those of these robots that ask for a gate record, or warn without one."""
         return [name for name, status in self._statuses(tenant, robots) if _gate(status).get("mode") in _ASKING]
 
+    def may_ask(self, tenant: str, checkpoint_id: str, robots: Sequence[str]) -> bool:
+        """Whether a robot would refuse a checkpoint, or warn of it, for want of a record, or does not report."""
+        here = {name for name, _ in self._statuses(tenant, robots)}
+        away = [name for name in robots if name not in (*here, EVERY_ROBOT)]
+        return not here or bool(away) or bool(self.gaps(tenant, checkpoint_id, robots, warned=True))
+
     def override(self, who: Who, checkpoint_id: str, reason: str) -> GateOverride:
         """Return somebody's word in place of a record, with what the gate said so far."""
         records = self.book.of(who.tenant, checkpoint_id)

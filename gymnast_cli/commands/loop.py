@@ -137,10 +137,11 @@ def result_of(view: LoopProgress, args: argparse.Namespace, console: Console) ->
     emit(args, console, vars(view), table(history) if history else "")
     where = f"loop {view.name} on {', '.join(view.robots)}"
     if running:
-        now = f"{named(view.step) or 'between two steps'}{f', {view.note}' if view.note else ''}"
+        parts = [named(view.step) if view.step else "" if history else "its first step is to come", view.note]
+        now = ", ".join(filter(None, parts)) or "between two steps"
         console.print(
-            f"{where} goes on at the trainer ({now}): gymnast loop watch {view.name}, or stop it: "
-            f"gymnast loop stop {view.name}",
+            f"{where} runs at the trainer ({now}). Follow it: gymnast loop watch {view.name}; "
+            f"end it: gymnast loop stop {view.name}",
             markup=False,
         )
     else:

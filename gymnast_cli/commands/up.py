@@ -8,9 +8,12 @@ from importlib.util import find_spec
 
 from rich.console import Console
 
+from gymnast_cli.connect import IDENTITY_VARIABLE, TRAINER_VARIABLE
 from gymnast_core.errors import ConfigError
 from gymnast_ros.arguments import ARGUMENTS, FLAG, check_files, config_from
 
+FROM_ENVIRONMENT = {"trainer": TRAINER_VARIABLE, "identity": IDENTITY_VARIABLE}
+"""Arguments that a variable gives where nobody names them, as for every other command."""
 OURS = tuple(argument for argument in ARGUMENTS if argument.name != "vendor")
 """What bridge.launch.py takes, but for the vendor's own launch file, which needs a ROS installation."""
 
@@ -18,14 +21,17 @@ OURS = tuple(argument for argument in ARGUMENTS if argument.name != "vendor")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; the same names, values and defaults as bridge.launch.py."""
     for argument in OURS:
+        variable = FROM_ENVIRONMENT.get(argument.name, "")
+        default = os.environ.get(variable, "") or argument.default
+        shown = f"${variable}" if variable else argument.default
         if argument.choices == FLAG:
             parser.add_argument(f"--{argument.name.replace('_', '-')}", action="store_true", help=argument.description)
         else:
             parser.add_argument(
                 f"--{argument.name.replace('_', '-')}",
-                default=argument.default,
+                default=default,
                 choices=argument.choices or None,
-                help=argument.description + (f" (default: {argument.default})" if argument.default else ""),
+                help=argument.description + (f" (default: {shown})" if shown else ""),
             )
 
 

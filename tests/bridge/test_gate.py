@@ -18,7 +18,7 @@ from cloud_trainer.store.tables import RECORDS
 from gymnast_client import Trainer
 from gymnast_client.download import BlobDownload
 from gymnast_client.link import Link
-from gymnast_core.errors import CheckpointError, NotTrustedError
+from gymnast_core.errors import CheckpointError, ConfigError, NotTrustedError
 from gymnast_core.records.gate_record import GateRecord
 from gymnast_core.records.gate_rule import GateOverride, GateRule, GateSeal
 from gymnast_core.records.release import Release
@@ -285,7 +285,10 @@ def test_a_robot_of_before_gates_reads_every_release_without_its_record(service,
     old = OldRobot(service, identities("wx-old", "robot"))
     old.report()
     signed = admin.checkpoints.publish(tmp_path / "new")
-    overridden = admin.checkpoints.offer(new.id, override_reason="only old robots here")
+    with pytest.raises(ConfigError, match=r"no robot .* asks for a gate record that it has not; release it without"):
+        admin.checkpoints.offer(new.id, override_reason="only old robots here")
+    word = GateOverride("root", "admin", "one that is away may ask", "no gate was run")
+    _, overridden = service.publisher.publish(TENANT, tmp_path / "new", override=word)
     assert Release.from_bytes(signed.payload).gate is not None
     assert Release.from_bytes(overridden.payload).override is not None
     assert [row["sequence"] for row in old.releases(2)] == [

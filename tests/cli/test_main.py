@@ -182,6 +182,14 @@ def test_up_takes_what_the_launch_file_takes_and_means_the_same(monkeypatch, tmp
     assert frame.main(["up", *line]) == 0
     assert started == [config_from({**words, **dict.fromkeys(flags, "true")})]
     assert frame.main(["up", "--domain", "seven"]) == 2
+    monkeypatch.setenv("GYMNAST_TRAINER", "lab:50051")
+    monkeypatch.setenv("GYMNAST_IDENTITY", str(identity))
+    alone = ["up", "--folder", str(tmp_path), "--domain", "7"]
+    assert frame.main(alone) == frame.main([*alone, "--trainer", "", "--identity", ""]) == 0
+    named = {"folder": str(tmp_path), "domain": "7", "trainer": "lab:50051", "identity": str(identity)}
+    assert started[1:] == [config_from(named), config_from({**named, "trainer": "", "identity": ""})]
+    assert frame.main([*alone, "--arm", "menagerie", "--menagerie", str(tmp_path)]) == 2, "before anything starts"
+    assert len(started) == 3
 
 
 def test_the_kinds_of_job_are_those_of_the_trainer() -> None:

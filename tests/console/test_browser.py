@@ -212,6 +212,11 @@ def test_every_page_fits_its_screen_and_loads_nothing_from_elsewhere(trainer, ne
         expect(page.locator("h1")).to_be_visible()
         overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert overflow <= 0, f"{address} is {overflow} px too wide at {width}"
+        cut = page.evaluate(
+            "[...document.querySelectorAll(':not(.lineage) > .scroll > svg')]"
+            ".filter(chart => chart.getBoundingClientRect().right > innerWidth).length"
+        )
+        assert cut == 0, f"{cut} charts of {address} go on beyond {width} px, and the names of their curves with them"
         name = address.removeprefix(base).strip("/").replace("/", "_")[:40] or "robots"
         shoot(page, f"{name}-{width}-{scheme}")
     assert failed == []

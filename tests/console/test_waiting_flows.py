@@ -51,6 +51,10 @@ def test_a_loop_waits_behind_an_adaptation_and_one_on_a_silent_robot_is_refused(
     assert f"queue, begins after adaptation {adaptation_id} of ana on bridge-1" in ana.get("/loop").text
     [waits] = [one for one in bench.ask.queue.all(User("ana", "operator")) if one.row.kind == "loop"]
     assert (waits.state, waits.note) == ("waiting", f"begins after adaptation {adaptation_id} of ana on bridge-1")
+    [keeps] = [one for one in bench.ask.queue.all(User("ana", "operator")) if one.row.kind == "adaptation"]
+    assert keeps.state == "resting"
+    assert keeps.note.startswith("refused (")
+    assert f"wait for its end: gymnast operate step {adaptation_id} cancel" in ana.get("/queue").text
     assert not bench.looping.asked.is_set()
     assert bench.step(ana, adaptation_id, "cancel").status_code == 200
     assert over(bench.ask.flows.loops, tenant="default").state == "done"

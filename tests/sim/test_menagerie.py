@@ -12,7 +12,7 @@ import pytest
 from gymnast_core.arm.kinematics import forward
 from gymnast_core.errors import ConfigError
 from gymnast_core.spec import JOINT_NAMES, WIDOWX_250S
-from gymnast_ros.arguments import MENAGERIE_VARIABLE, config_from
+from gymnast_ros.arguments import MENAGERIE_VARIABLE, check_files, config_from
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.menagerie import dressed, model_of
 from gymnast_ros.sim.scene import STANDARD, mjcf
@@ -94,6 +94,9 @@ def test_the_arms_looks_are_asked_for_by_name(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ConfigError, match="ask for that, too"):
         config_from({"folder": str(tmp_path), "menagerie": "there"})
     monkeypatch.setenv(MENAGERIE_VARIABLE, str(tmp_path))
-    assert config_from({"folder": str(tmp_path), "arm": "menagerie"}).menagerie == tmp_path
+    config = config_from({"folder": str(tmp_path), "arm": "menagerie"})
+    assert config.menagerie == tmp_path
+    with pytest.raises(ConfigError, match=r"has no trossen_wx250s/wx250s\.xml; name a copy"):
+        check_files(config)
     with pytest.raises(ConfigError, match="a real one looks as it does"):
         config_from({"folder": str(tmp_path), "arm": "menagerie", "robot": "widowx"})

@@ -144,7 +144,8 @@ class CheckpointHandlers:
             NotTrustedError: a robot asks for a gate record that it has not; it is taken in and not offered.
         """
         authorise(who, "deliver weights")
-        said, robots = self._override(who, manifest.id, override), tuple(robots) or (EVERY_ROBOT,)
+        robots = tuple(robots) or (EVERY_ROBOT,)
+        said = self._override(who, manifest.id, robots, override)
         asked = {"checkpoint": manifest.id, "robots": list(robots), **_said(said)}
         trail = self._trails.of(who.tenant)
         if manifest.kind == "policy" and said is None and (gaps := self._gates.gaps(who.tenant, manifest.id, robots)):
@@ -211,7 +212,7 @@ class CheckpointHandlers:
         holders = self._robots.board.holding(who.tenant, checkpoint_id)
         if checkpoint_id not in holders and (known := self.all(who).get(checkpoint_id)) is not None:
             _check_policy(checkpoint_id, known)
-        said = self._override(who, checkpoint_id, override)
+        said = self._override(who, checkpoint_id, robots, override)
         asked = {"checkpoint": checkpoint_id, "robots": list(robots), "reason": reason.strip(), **_said(said)}
         return self._publisher.rollback(
             who.tenant, checkpoint_id, robots=list(robots) or [EVERY_ROBOT],
@@ -253,13 +254,18 @@ class CheckpointHandlers:
             )
         _check_policy(checkpoint_id, known)
 
-    def _override(self, who: Who, checkpoint_id: str, reason: str) -> GateOverride | None:
+    def _override(self, who: Who, checkpoint_id: str, robots: Sequence[str], reason: str) -> GateOverride | None:
         """Somebody's word in place of a gate record, if the caller may give it; None where none was given."""
         if not reason.strip():
             return None
         authorise(who, "override the gate")
         if len(reason) > MOST_REASON:
             raise ConfigError(f"a reason of {len(reason)} characters; an override takes at most {MOST_REASON}")
+        if not self._gates.may_ask(who.tenant, checkpoint_id, tuple(robots) or (EVERY_ROBOT,)):
+            raise ConfigError(
+                f"no robot that {checkpoint_id} goes to asks for a gate record that it has not; release it without "
+                "--override-gate, which would be signed and shown in red for nothing"
+            )
         return self._gates.override(who, checkpoint_id, reason)
 
     def _publish(self, who: Who, checkpoint_id: str, robots: Sequence[str], *, promote: bool, override: str) -> Signed:
@@ -271,7 +277,7 @@ class CheckpointHandlers:
             raise NotTrustedError(
                 f"{checkpoint_id} has not won a trial yet; try it on a robot first (its page, or `gymnast operate try`)"
             )
-        said = self._override(who, checkpoint_id, override)
+        said = self._override(who, checkpoint_id, robots, override)
         if said is None and (gaps := self.gaps(who, checkpoint_id, robots)):
             raise NotTrustedError(f"{checkpoint_id} is not released: {ungated(checkpoint_id, gaps, 'gate')}")
         if not self._publishing.acquire(blocking=False):

@@ -17,7 +17,11 @@ from cloud_trainer.store.protocols import EpisodeRow
 from gymnast_core.evaluation.cards import ResultCard
 from gymnast_core.evaluation.trial import has_won
 from gymnast_core.queue import QueueKind
+from gymnast_core.text import one_line
 from gymnast_core.wire.errors import NotFoundError
+
+_REASON = 200
+"""Characters of a refusal in the note of a queue."""
 
 
 class ArmEngine(AdaptationEngine, TrialEngine, Protocol):
@@ -85,6 +89,23 @@ class Flows:
         except NotFoundError:
             return ""
         return view.stage.value if view.stage.over or (stopping and view.cancel_requested) else ""
+
+    def waits_for(self, tenant: str, kind: QueueKind, flow: str) -> str:
+        """Return what a flow that keeps its robot from others waits for a person for; empty where it waits for nobody.
+
+        Args:
+            tenant: as of over().
+            kind: as of over().
+            flow: as of over().
+        """
+        view = next((one.view for one in self.adaptations.of(tenant) if one.view.adaptation_id == flow), None)
+        if kind != "adaptation" or view is None or view.stage.over or view.stage.busy:
+            return ""
+        why = f" ({one_line(view.trust.get('reason', ''))[:_REASON]})" if view.stage is Stage.REFUSED else ""
+        return (
+            f"{view.stage.value}{why}, a person decides: gymnast operate step {flow} STEP; others that change what "
+            f"{view.robot} runs wait for its end: gymnast operate step {flow} cancel"
+        )
 
     def left_s(self, tenant: str, kind: QueueKind, flow: str, turn_s: float) -> float:
         """Return how long a flow still takes at most, by what it did so far (s); 0 where nobody can say.

@@ -80,7 +80,13 @@ class QueueHandlers:
         robot = who.name if who.role == "robot" else robot
         has_ended = partial(self._flows.over, stopping=False)
         found = shown_entries(self._book, who.tenant, has_ended, self._flows.left_s)
-        return [entry for entry in found if not robot or robot in entry.row.robots]
+        return [self._explained(entry) for entry in found if not robot or robot in entry.row.robots]
+
+    def _explained(self, entry: ShownEntry) -> ShownEntry:
+        """Say of a flow that rests what it rests for."""
+        row = entry.row
+        why = self._flows.waits_for(row.tenant, row.kind, row.flow) if entry.state == "resting" else ""
+        return replace(entry, note="; ".join(filter(None, (why, entry.note)))) if why else entry
 
     def find(self, who: Who, entry_id: str) -> ShownEntry:
         """Return one, open or ended.
