@@ -16,7 +16,7 @@ from cloud_trainer.flows.loop_parts import Advance, CanaryRequest, TrainedRound,
 from cloud_trainer.flows.queue_begin import Begin
 from cloud_trainer.flows.trials import TrialRow, Trials
 from cloud_trainer.jobs.shelf import Shelf
-from cloud_trainer.jobs.submission import check_reach
+from cloud_trainer.jobs.submission import check_dream, check_reach
 from cloud_trainer.progress import ClosingError
 from cloud_trainer.store.sql_jobs import SqlJobStore
 from gymnast_core.errors import JobEndedError, NotPossibleError
@@ -52,10 +52,10 @@ class ArmLoopEngine:
     begins: Begin
     allowed: Collection[str] = ()
 
-    def check(self, job: JsonObject) -> None:
+    def check(self, job: JsonObject, world_model: str) -> None:
         """See LoopEngine."""
         check_reach(job, self.allowed)
-        ImproveSettings.model_validate(job)
+        check_dream(ImproveSettings.model_validate(job).dream, self.shelf, world_model)
 
     def require(self, policy: str) -> None:
         """See LoopEngine."""

@@ -95,12 +95,12 @@ class LoopEngine(Protocol):
         """
         ...
 
-    def check(self, job: JsonObject) -> None:
-        """Return if a loop may train with these settings.
+    def check(self, job: JsonObject, world_model: str) -> None:
+        """Return if a loop may train with these settings in a world model.
 
         Raises:
             NotPermittedError: they reach out of the trainer in a way that was not allowed.
-            ConfigError: one does not exist, or a value is not allowed.
+            ConfigError: one does not exist, a value is not allowed, or the world model does not heed it.
         """
         ...
 

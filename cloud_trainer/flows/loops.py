@@ -212,8 +212,8 @@ class Loops:
             for robot in robots:
                 if len(self.on(tenant, robot)) >= MOST_ON_ROBOT:
                     raise OccupiedError(f"{robot} is in {MOST_ON_ROBOT} loops; wait for them or stop some first")
-            self._engine_of(tenant).check(config.job.to_json())
             config = self._filled(tenant, config, None if known is None else known.order.config)
+            self._engine_of(tenant).check(config.job.to_json(), config.world_model)
             config = config.changed(robots=robots)
             loop = self._made(LoopOrder(tenant, robots, by, time.time_ns(), config))
             StepFile(loop.folder / "state.json", config.to_json())

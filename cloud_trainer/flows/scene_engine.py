@@ -40,7 +40,7 @@ from cloud_trainer.flows.scene_images import learned
 from cloud_trainer.flows.scene_records import SceneRecords, digest_of
 from cloud_trainer.flows.trials import TrialOrigin
 from cloud_trainer.jobs.shelf import Shelf
-from cloud_trainer.jobs.submission import check_reach
+from cloud_trainer.jobs.submission import check_dream, check_reach
 from cloud_trainer.store.episodes import EpisodeCatalogue
 from cloud_trainer.store.protocols import JobRow
 from cloud_trainer.store.sql_jobs import SqlJobStore
@@ -106,6 +106,7 @@ class SceneEngine:
         check_reach(request.config, self.allowed)
         for name in filter(None, (request.world_model, request.judge)):
             self.shelf.path(name)
+        check_dream(config.dream, self.shelf, request.world_model)
         other_tasks(self.catalogue, request.robot, request.instruction, request.other_tasks)
         records = SceneRecords(self.catalogue, request.robot, request.scene or self.scene, request.instruction)
         if refusal := records.refusal(config):

@@ -14,9 +14,9 @@ from cloud_trainer.jobs.job import Job, load_episodes
 from cloud_trainer.jobs.splits import split
 from cloud_trainer.world_model.audit.cases import spread_over
 from cloud_trainer.world_model.audit.run import run_audit
-from cloud_trainer.world_model.capabilities import COMPACT, image_size_of
-from cloud_trainer.world_model.distillation import Distilling, distil_world
-from cloud_trainer.world_model.worlds import load_world
+from cloud_trainer.world_model.capabilities import image_size_of
+from cloud_trainer.world_model.distillation import Distilling, as_it_teaches, distil_world
+from cloud_trainer.world_model.worlds import World, load_world
 from gymnast_core.errors import ConfigError, NotTrustedError
 from gymnast_core.evaluation.statistics import bootstrap_difference
 from gymnast_core.jobs import DistilResult, DistilSettings, DistilSpec
@@ -79,13 +79,15 @@ def distil(job: Job[DistilSpec]) -> DistilResult:
     held_out, episodes = parts.pop("audit"), [episode for part in parts.values() for episode in part]
     if not held_out or not episodes:
         raise ConfigError("too few labelled episodes to distil on and to hold out; collect more (100 are a beginning)")
+    taught = None
     if not out.exists():
         how = Distilling(
             config, job.spec.seed, job.folder / "student.state", device_of(config.device), job.progress, job.cancelled
         )
-        distil_world(teacher, episodes, how, out)
+        taught = distil_world(teacher, episodes, how, out)
     inherit(teacher, out)  # also where a kill came between the two
-    found = compare(out, teacher, held_out, config, seed=job.spec.seed)
+    taught = taught or load_world(teacher, as_it_teaches(teacher, config))
+    found = compare(out, taught, held_out, config, seed=job.spec.seed)
     found.require(config.most_lost_db)
     return DistilResult(
         register=(str(out),), episodes=len(episodes), folder=str(job.folder), world_model=found.student,
@@ -94,22 +96,19 @@ def distil(job: Job[DistilSpec]) -> DistilResult:
 
 
 def compare(
-    student: Path, teacher: Path, held_out: Sequence[Episode], settings: DistilSettings, *, seed: int
+    student: Path, teacher: World, held_out: Sequence[Episode], settings: DistilSettings, *, seed: int
 ) -> Compared:
     """Audit the dreams of both, frame by frame, on the same held-out episodes.
 
     Args:
         student: checkpoint folder.
-        teacher: checkpoint folder.
+        teacher: as it taught, see as_it_teaches().
         held_out: recorded.
-        settings: how many of them are dreamt, where, and how a DiT as teacher draws: as it did when it taught.
+        settings: how many of them are dreamt, and where.
         seed: of the dreams.
     """
     chosen, config = spread_over(held_out, settings.audited), NO_WORSE.changed(pictures=settings.audited)
-    own = DreamConfig(device=settings.device)
-    compact = read_manifest(teacher).architecture == COMPACT  # it taught with its own steps
-    taught = own if compact else own.changed(steps=settings.teacher_steps, guidance=settings.guidance)
-    worlds = (load_world(student, own), load_world(teacher, taught))
+    worlds = (load_world(student, DreamConfig(device=settings.device)), teacher)
     ours, theirs = (
         run_audit(world.dreamer(), chosen, judge=None, config=config, model=world.version, seed=seed)
         for world in worlds

@@ -13,6 +13,7 @@ from cloud_trainer.world_model.capabilities import declared_by, require_dream, r
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.evaluation.attempts import is_first_attempt
 from gymnast_core.jobs import JobSpec, spec_of
+from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.wire.errors import NotFoundError, NotPermittedError
 
@@ -61,7 +62,8 @@ def check_submission(
         if name and made == "world_model":
             manifest = read_manifest(shelf.path(name))
             require_plans(manifest) if role == "planner" else require_practice(declared_by(manifest), name)
-    _check_dream(asked, shelf)
+    if (dream := getattr(getattr(asked, "config", None), "dream", None)) is not None:
+        check_dream(dream, shelf, getattr(asked, "world_model", ""))
     catalogue = episodes_of(tenant)
     named = {name: catalogue.find(name) for name in asked.named_episodes}
     if missing := [name for name, row in named.items() if row is None]:
@@ -72,12 +74,14 @@ def check_submission(
         )
 
 
-def _check_dream(asked: JobSpec, shelf: Shelf) -> None:
-    """Refuse settings of the dream that the world model, the named one or the default, does not heed."""
-    dream, world_model = getattr(getattr(asked, "config", None), "dream", None), getattr(asked, "world_model", "")
-    if dream is not None:
-        with contextlib.suppress(CheckpointError):  # there is none yet; the job says so when it begins
-            require_dream(read_manifest(shelf.path(world_model) if world_model else shelf.newest("world_model")), dream)
+def check_dream(dream: DreamConfig, shelf: Shelf, world_model: str) -> None:
+    """Return if a world model, the default where none is named, heeds the settings of a dream.
+
+    Raises:
+        ConfigError: it does not, or the trainer does not have it.
+    """
+    with contextlib.suppress(CheckpointError):  # there is none yet; the job says so when it begins
+        require_dream(read_manifest(shelf.path(world_model) if world_model else shelf.newest("world_model")), dream)
 
 
 def check_spec_reach(spec: JobSpec, allowed: Collection[str], *, given: Mapping[str, object] | None = None) -> None:

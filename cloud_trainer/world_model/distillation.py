@@ -20,8 +20,10 @@ from cloud_trainer.world_model.dit.distil import DiTDistillation, DiTDistiller
 from cloud_trainer.world_model.dit.distributed import Place
 from cloud_trainer.world_model.dit.train_config import TrainConfig
 from cloud_trainer.world_model.refinement import REPORT_EVERY, on_policy_stream
+from cloud_trainer.world_model.worlds import CompactWorld, DiTWorld, World
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.jobs.distil import DistilSettings
+from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.policies.processor import compute_dtype, dtype_name
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.types import Episode
@@ -48,8 +50,15 @@ class Distilling:
     cancelled: Cancelled = never
 
 
-def distil_world(teacher: Path, episodes: Sequence[Episode], how: Distilling, out: Path) -> None:
-    """Write a student's checkpoint, which names its teacher.
+def as_it_teaches(teacher: Path, settings: DistilSettings) -> DreamConfig:
+    """Return how a teacher draws: a DiT with the steps and the guidance that are distilled, a compact one as always."""
+    own = DreamConfig(device=settings.device)
+    compact = read_manifest(teacher).architecture == compact_model.ARCHITECTURE
+    return own if compact else own.changed(steps=settings.teacher_steps, guidance=settings.guidance)
+
+
+def distil_world(teacher: Path, episodes: Sequence[Episode], how: Distilling, out: Path) -> World:
+    """Write a student's checkpoint, which names its teacher; returns the teacher as it taught, to compare it with.
 
     Args:
         teacher: checkpoint folder of either architecture.
@@ -64,15 +73,14 @@ def distil_world(teacher: Path, episodes: Sequence[Episode], how: Distilling, ou
     """
     architecture = read_manifest(teacher).architecture
     if architecture == compact_model.ARCHITECTURE:
-        _distil_compact(teacher, episodes, how, out)
-    elif architecture == checkpoint.ARCHITECTURE:
-        _distil_dit(teacher, episodes, how, out)
-    else:
-        known = f"{compact_model.ARCHITECTURE}, {checkpoint.ARCHITECTURE}"
-        raise CheckpointError(f"{teacher} is a {architecture}; {known} can be distilled")
+        return _distil_compact(teacher, episodes, how, out)
+    if architecture == checkpoint.ARCHITECTURE:
+        return _distil_dit(teacher, episodes, how, out)
+    known = f"{compact_model.ARCHITECTURE}, {checkpoint.ARCHITECTURE}"
+    raise CheckpointError(f"{teacher} is a {architecture}; {known} can be distilled")
 
 
-def _distil_compact(folder: Path, episodes: Sequence[Episode], how: Distilling, out: Path) -> None:
+def _distil_compact(folder: Path, episodes: Sequence[Episode], how: Distilling, out: Path) -> World:
     asked = how.settings
     _refuse(asked, "a compact world model", ("teacher_steps", "guidance", "device"))
     teacher = CompactWorldModel.load(folder)
@@ -87,9 +95,10 @@ def _distil_compact(folder: Path, episodes: Sequence[Episode], how: Distilling, 
         "compute_dtype": dtype_name(compute_dtype()),
     }  # fmt: skip
     distiller.ema.save(out, parents=(teacher.version,), lineage=lineage)
+    return CompactWorld(teacher)
 
 
-def _distil_dit(folder: Path, episodes: Sequence[Episode], how: Distilling, out: Path) -> None:
+def _distil_dit(folder: Path, episodes: Sequence[Episode], how: Distilling, out: Path) -> World:
     asked, loaded = how.settings, load_world_model(folder)
     _refuse(asked, "a DiT", ("widths",))
     stream = on_policy_stream(episodes, loaded.model.config, how.seed)
@@ -111,6 +120,7 @@ def _distil_dit(folder: Path, episodes: Sequence[Episode], how: Distilling, out:
     if distiller.step < asked.iterations:
         raise CancelledError(f"distillation cancelled at step {distiller.step} of {asked.iterations}")
     distiller.export_student(out, {"episodes": [e.episode_id for e in episodes], "stream": stream.fingerprint})
+    return DiTWorld.of(loaded, as_it_teaches(folder, asked))
 
 
 def _refuse(settings: DistilSettings, what: str, names: Sequence[str]) -> None:

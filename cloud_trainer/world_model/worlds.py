@@ -140,9 +140,13 @@ class DiTWorld:
         """Read a checkpoint folder; bfloat16 on a GPU, float32 elsewhere."""
         config = config or DreamConfig()
         device = device_of(config.device)
-        world = load_world_model(
-            folder, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32
-        )
+        return cls.of(load_world_model(folder, device=device, dtype=_dtype_on(device)), config)
+
+    @classmethod
+    def of(cls, world: WorldModel, config: DreamConfig) -> DiTWorld:
+        """Dream in a model that is loaded already, which goes to the configuration's device."""
+        device = device_of(config.device)
+        world.model.to(device, _dtype_on(device))
         return cls(world, build_codec(world.codec_config, device=device), config)
 
     @property
@@ -211,6 +215,10 @@ def load_world(
         raise CheckpointError(f"{folder} is a {architecture}, not a world model ({known})")
     world: World = extension(WORLD_MODELS, architecture).load(folder, config)
     return world
+
+
+def _dtype_on(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def _last_step(starts: Sequence[StartState]) -> int:

@@ -12,6 +12,7 @@ from cloud_trainer.jobs.distil import Compared, distil
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.progress import never, silent
+from cloud_trainer.world_model.compact import model as compact_model
 from gymnast_core.errors import NotTrustedError
 from gymnast_core.jobs import spec_of
 from gymnast_core.records.manifest import read_manifest
@@ -27,10 +28,13 @@ def distil_job(material, folder: Path, **config) -> Job:
     return Job(spec, {"world_model": checkpoints["world_model"]}, files, folder, silent, never)
 
 
-def test_a_student_is_kept_beside_its_teacher_and_practised_in(material, tmp_path: Path):
+def test_a_student_is_kept_beside_its_teacher_and_practised_in(material, tmp_path: Path, monkeypatch):
     checkpoints, files = material
+    read, real = list[Path](), compact_model.read_checkpoint
+    monkeypatch.setattr(compact_model, "read_checkpoint", lambda at, **kind: read.append(at) or real(at, **kind))
     result = distil(distil_job(material, tmp_path / "distil", most_lost_db=60.0))
     (student,) = map(Path, result.registered)
+    assert read == [checkpoints["world_model"], student], "each once"
     assert read_manifest(student).id == result.world_model
     assert read_manifest(student).parents == (read_manifest(checkpoints["world_model"]).id,) == (result.teacher,)
     assert set(result.psnr_db) == {"student", "teacher"}

@@ -226,6 +226,8 @@ def test_an_adaptation_that_will_be_refused_does_not_begin(material, tmp_path):
         with pytest.raises(NotTrustedError, match="0 are successes"):
             engine.check(asked)
         engine.check(replace(asked, config={"forgetting": 1}))
+        with pytest.raises(ConfigError, match=r"dream\.steps 4"):
+            engine.check(replace(asked, config={"forgetting": 1, "dream": {"steps": 4}}))
         engine.check(replace(asked, scene="standard"))  # where it has been before, the job knows what looks otherwise
 
 

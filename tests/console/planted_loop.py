@@ -100,7 +100,7 @@ class PlantedEngine:
         self.named: list[str] = []
         self.begins: Begin = lambda *_: None
 
-    def check(self, job: Mapping[str, Any]) -> None:
+    def check(self, job: Mapping[str, Any], world_model: str) -> None:
         """Nothing here reaches out."""
 
     def connect(self, robot: str, errand: Errand) -> Any:

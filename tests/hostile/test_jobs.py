@@ -143,7 +143,11 @@ def reaching_by_other_doors(folder: Path, size: int) -> Tally:
             spec = {"policy": policy, "config": config}
             row = app.service.jobs.submit("default", "improve", spec, f"key-{number}", "nobody")
             request = SceneRequest(robot="r", instruction="lift", config=config)
-            for door in (partial(scenes.check, request), partial(loops.check, config), partial(ended, app, row.job_id)):
+            for door in (
+                partial(scenes.check, request),
+                partial(loops.check, config, ""),
+                partial(ended, app, row.job_id),
+            ):
                 attempts += 1
                 try:
                     door()

@@ -92,12 +92,13 @@ def test_distillation_brings_a_narrow_student_near_its_teacher() -> None:
 
 def test_a_dit_student_draws_with_the_steps_it_was_distilled_to(tmp_path: Path) -> None:
     teacher, settings = dit_teacher(tmp_path / "teacher"), QUICK.changed(steps=2, teacher_steps=4, guidance=2.0)
-    distil_world(teacher, [tiny_episode(0)], Distilling(settings, 0, tmp_path / "state"), tmp_path / "student")
+    how = Distilling(settings, 0, tmp_path / "state")
+    assert distil_world(teacher, [tiny_episode(0)], how, tmp_path / "student").version == read_manifest(teacher).id
     assert load_world_model(tmp_path / "student").sampling_steps == 2
     assert load_world_model(teacher).sampling_steps == 10
     assert isinstance(load_world(tmp_path / "student"), DiTWorld)
-    how = Refinement(1, 1e-4, 0, tmp_path / "refining")
-    refine_world(tmp_path / "student", [tiny_episode(0)], how, tmp_path / "refined")
+    refining = Refinement(1, 1e-4, 0, tmp_path / "refining")
+    refine_world(tmp_path / "student", [tiny_episode(0)], refining, tmp_path / "refined")
     refined = load_world_model(tmp_path / "refined")
     assert (refined.sampling_steps, refined.manifest.config["sampling_steps"]) == (2, 2), "refined, it is still one"
 

@@ -54,9 +54,9 @@ def distil_checkpoint(
         report(f"{event.step}/{event.total} loss {event.metrics.get('loss', float('nan')):.4f}")
 
     state = out.with_name(f"{out.name}.state")
-    distil_world(teacher, learned, Distilling(settings, seed, state, device_of(settings.device), show), out)
+    taught = distil_world(teacher, learned, Distilling(settings, seed, state, device_of(settings.device), show), out)
     inherit(teacher, out)
-    found = compare(out, teacher, held_out, settings, seed=seed)
+    found = compare(out, taught, held_out, settings, seed=seed)
     try:
         found.require(settings.most_lost_db)
     except NotTrustedError as error:
