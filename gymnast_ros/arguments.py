@@ -35,6 +35,7 @@ from gymnast_ros.graph import (
     graph,
 )
 from gymnast_ros.processes import ParameterValue
+from gymnast_ros.sim.menagerie import model_of
 from gymnast_ros.vendors import devices
 
 IDENTITY_FILES = ("cert.pem", "key.pem", "ca.pem")
@@ -247,8 +248,6 @@ def check_files(config: GraphConfig) -> None:
     if config.enclaves is not None:
         check_keystore(config.enclaves, [spec.enclave for spec in (*graph(config), *devices(config))])
     if config.menagerie is not None:
-        from gymnast_ros.sim.menagerie import model_of
-
         model_of(config.menagerie)
     if config.trusted_keys and not Path(config.trusted_keys).is_file():
         raise ConfigError(f"trusted_keys {config.trusted_keys} is no file")
