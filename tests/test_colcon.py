@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -26,9 +27,10 @@ COLCON = (
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A built colcon workspace with this package in its src folder, in an environment of its own."""
     folder = tmp_path_factory.mktemp("ros2_ws")
-    venv.create(folder / "venv", with_pip=True)
+    venv.create(folder / "venv", with_pip=False)  # ours installs into it: ensurepip takes seconds
     tools = folder / "venv" / "bin"
-    installed = subprocess.run([tools / "pip", "install", "--quiet", *COLCON], capture_output=True, text=True)
+    pip = (sys.executable, "-m", "pip", "--python", tools / "python", "--disable-pip-version-check")
+    installed = subprocess.run([*pip, "install", "--quiet", *COLCON], capture_output=True, text=True)
     if installed.returncode:
         pytest.skip(f"colcon could not be installed from the package registry: {installed.stderr[-200:]}")
     clean_copy(folder / "src" / "gymnast_ros")
