@@ -41,9 +41,9 @@ class LoopRound(TypedDict, total=False):
     audit: JsonObject
     world_model: str
     judge: str
-    judge_trust: JsonObject
-    sight: JsonObject
-    """Of the round's dream, on the policy that practised in it; see gymnast_core.jobs.spec.Sight."""
+    judge_trust: JsonObject | None
+    sight: JsonObject | None
+    """Of the round's dream, on the policy that practised in it; None: not measured. See jobs.spec.Sight."""
     imagined_reward: JsonValue
     gate: list[GatedCandidate]
     canary: list[TriedCandidate]

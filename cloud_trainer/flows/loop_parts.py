@@ -58,8 +58,8 @@ class TrainedRound(TypedDict, total=False):
     audit: JsonObject
     world_model: str
     judge: str
-    judge_trust: JsonObject
-    sight: JsonObject
+    judge_trust: JsonObject | None
+    sight: JsonObject | None
     imagined_reward: JsonValue
 
 

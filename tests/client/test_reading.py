@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from cloud_trainer.flows.loop import KEPT_OF_JOB
 from gymnast_client.adaptations import _adaptation
 from gymnast_client.episodes import _episode
 from gymnast_client.jobs import _job
@@ -16,6 +17,7 @@ from gymnast_client.reading import read
 from gymnast_client.trials import _trial
 from gymnast_core.errors import CorruptError
 from gymnast_core.evaluation.cards import ResultCard
+from gymnast_core.jobs import ImproveResult
 from gymnast_core.wire.gymnast.v1 import adaptations_pb2, jobs_pb2, log_pb2, loops_pb2, trajectories_pb2, trials_pb2
 
 ROUND = {
@@ -43,6 +45,14 @@ def test_what_a_newer_trainer_sends_beside_it_is_kept_and_what_it_leaves_out_is_
         )
     ).iterations
     assert math.isnan(metrics[0]["kl"])
+
+
+def test_a_round_whose_job_could_not_measure_everything_is_read():
+    """A job's result as a loop keeps it: no sight where none of its held-out episodes succeeded."""
+    trained = ImproveResult(world_model="world_model-a", judge="judge-a", judge_trust=None, sight=None).to_json()
+    row = {**ROUND, **{name: value for name, value in trained.items() if name in KEPT_OF_JOB}}
+    assert (row["sight"], row["judge_trust"]) == (None, None)
+    assert _progress(loop(rounds=[row])).history["rounds"] == [row]
 
 
 def test_a_trainer_of_0_1_names_one_robot():
