@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -71,6 +72,19 @@ def test_a_page_leads_foxglove_to_a_recording_that_mcap_reads(recorded: tuple[Se
     assert (part.status_code, part.content) == (206, path.read_bytes()[8:16])
     assert viewer.options(url.path).headers["access-control-allow-headers"] == "Range"
     assert ada.get("/episodes/ep-made-0/recording.mcap").content == path.read_bytes(), "and whoever is logged in"
+
+
+def test_an_episodes_page_says_which_arm_it_was_where_the_episode_does(
+    recorded: tuple[Service, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service, _ = recorded
+    other = made(1)
+    header = replace(other.header, metadata={**other.header.metadata, "robot_model": "vx300s"})
+    path = write_recording(tmp_path / "viperx", replace(other, header=header))
+    assert main(["episodes", "import", "mcap", str(path), "--trainer", service.address, "--insecure"]) == 0
+    capsys.readouterr()
+    shown = [client(service).get(f"/episodes/ep-made-{number}").text for number in (0, 1)]
+    assert [", a vx300s</dd>" in text for text in shown] == [False, True]
 
 
 def test_nobody_else_gets_it(recorded: tuple[Service, Path]) -> None:
