@@ -166,7 +166,7 @@ class WorldModelTrainer(ModelTrainer):
         conditions = self._conditions(window)
         tau = torch.rand(len(clean), generator=self._noise) * 0.9
         tau = tau * (torch.rand(len(clean), generator=self._noise) > 0.35)
-        if model.config.sampling_steps == 1:  # distilled: nothing between noise and frame is ever asked for
+        if model.config.sampling_steps == 1:  # nothing between noise and frame is ever asked for
             tau = torch.zeros_like(tau)
         noise = torch.randn(clean.shape, generator=self._noise)
         part = tau[:, None, None, None]
@@ -207,6 +207,7 @@ def train_world_model(
     *,
     parent: Path | None = None,
     sizes: CompactWorldModelConfig | None = None,
+    sampling_steps: int | None = None,
     state: Path | None = None,
     lineage: Mapping[str, Any] | None = None,
     progress: Progress = silent,
@@ -220,6 +221,7 @@ def train_world_model(
         out: checkpoint folder to create.
         parent: the checkpoint to refine; its background and sizes are kept.
         sizes: of a fresh model.
+        sampling_steps: the parent goes on with these, and keeps them; None keeps its own.
         state: state file; when it exists the run continues from it, and it is written every 200 steps.
         lineage: goes into the manifest beside the configuration and the episode ids.
         progress: called every 20 steps.
@@ -229,7 +231,7 @@ def train_world_model(
         ConfigError: neither a parent nor sizes.
         CancelledError: cancelled; the state file, if one was named, has the last whole step.
     """
-    model = _starting_model(clips, config, parent, sizes)
+    model = _starting_model(clips, config, parent, sizes, sampling_steps)
     parents = () if parent is None else (model.version,)
     trainer = WorldModelTrainer(model, clips, config)
     trainer.run(state=state, progress=progress, cancelled=cancelled)
@@ -241,10 +243,11 @@ def train_world_model(
 
 
 def _starting_model(
-    clips: Clips, config: WorldModelTraining, parent: Path | None, sizes: CompactWorldModelConfig | None
-) -> CompactWorldModel:
+    clips: Clips, config: WorldModelTraining, parent: Path | None, sizes: CompactWorldModelConfig | None,
+    sampling_steps: int | None,
+) -> CompactWorldModel:  # fmt: skip
     if parent is not None:
-        return CompactWorldModel.load(parent)
+        return CompactWorldModel.load(parent, sampling_steps=sampling_steps)
     if sizes is None:
         raise ConfigError("a fresh world model needs sizes with a camera matrix; or name a parent to refine")
     with torch.random.fork_rng(devices=[]):
