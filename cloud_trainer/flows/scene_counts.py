@@ -38,7 +38,8 @@ def of_job(found: Mapping[str, Any], needed: int, *, overridden: bool) -> Trust:
     """
     figures, reason = {"needed": needed, **found["figures"]}, str(found["reason"])
     decided, recorded = int(figures.get("episodes", 0)), int(figures["real_episodes_here"])
-    if not found["ok"] and decided < needed and not overridden:
+    dreamt = figures.get("dreamt", recorded) > 0  # what was refused before anything was dreamt no judge has seen
+    if not found["ok"] and dreamt and decided < needed and not overridden:
         figures["more_needed"] = to_collect(needed, decided, decided / recorded)
         reason = (
             f"the judge decided on {decided} of {recorded} dreams of this task here and abstained on the others; "

@@ -199,7 +199,7 @@ def trust(job: Job[TrustSpec]) -> TrustResult:
             home, judge, chosen, gates, job.folder, group_size=config.group_size, seed=spec.seed, progress=job.progress
         )
     except NotTrustedError as refusal:
-        return TrustResult(ok=False, reason=str(refusal), figures=here, checked=tuple(chosen.checked))
+        return TrustResult(ok=False, reason=str(refusal), figures=here | {"dreamt": 0}, checked=tuple(chosen.checked))
     ok, reason = True, ""
     try:
         require_gates(passed, gates)

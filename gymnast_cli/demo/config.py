@@ -61,7 +61,7 @@ class DemoConfig:
     choosing_seeds: int = 25
     collect_seeds: int | None = None
     ttt_scene: str = "pink_cube"
-    ttt_task: str = "lift"
+    ttt_task: str = "push"
     ttt_collect: int = 40
     ttt_seeds: int = 40
     ttt_rollouts: int = 8 * 24 * 8

@@ -157,6 +157,9 @@ def test_a_judge_that_abstains_is_reckoned_with_when_more_episodes_are_asked_for
         of_job({"ok": False, "reason": "jump", "figures": {**figures, "episodes": 20}}, 20, overridden=False),
         of_job({"ok": False, "reason": "jump", "figures": figures}, 20, overridden=True),
         of_job({"ok": True, "reason": "", "figures": figures}, 20, overridden=False),
+        of_job(
+            {"ok": False, "reason": "jump", "figures": {"real_episodes_here": 41, "dreamt": 0}}, 20, overridden=False
+        ),
     ):
         assert (left.reason, "more_needed" in left.figures) == ("jump" if not left.ok else "", False)
     assert to_collect(20, 0, 0.0) == 80
