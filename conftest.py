@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 LONGEST_FIRST = (
-    "tests/journeys/test_weights_in_force.py",
     "tests/journeys/test_readme.py",
     "tests/cli/test_operators_day.py",
-    "tests/journeys/test_evaluation_is_not_training.py",
+    "tests/journeys/test_weights_in_force.py",
     "tests/faults/",
     "tests/journeys/",
     "tests/cloud/test_fsdp.py",

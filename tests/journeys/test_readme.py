@@ -1,7 +1,8 @@
 """The README's tour, every line in order, in a fresh folder on the machine it is meant for, as a newcomer types it.
 
 Lines that take an hour run smaller (SMALLER), a placeholder becomes what the walk itself made, and a section that this
-walk leaves out is named with the reason (ELSEWHERE). A line the README gains is run from that day on.
+walk leaves out is named with the reason (ELSEWHERE). A line the README gains is run from that day on. In the end the
+walk looks at what was recorded and trained: what taught by `gymnast why`, what measured by `gymnast operate ledger`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +35,7 @@ SMALLER = {
     "gymnast serve": ["--adapt-config", f"'{ADAPT}'", "--canary-pairs", "2", "--guard-pairs", "1"],
     "gymnast evaluate": ["--count", "2"],
     "gymnast ttt": ["--yes", "--rollouts", "8", "--collect", "20"],
+    "gymnast operate try": ["--pairs", "5", "--wait"],
 }
 """Arguments that come last win."""
 LOOP = {
@@ -44,6 +48,9 @@ LOOP = {
 READY = {"gymnast serve": "operator's page at", "gymnast up": "rollout: "}
 MAY_REFUSE = ("gymnast ttt", "gymnast loop", "gymnast operate try")
 """What is so small proves nothing: refused, or not kept (3), is as good an answer as kept."""
+MEASURES = {"evaluate", "canary", "trial"}
+"""Purposes of episodes that nothing may learn from."""
+LINE_S, LONG_S = 1200.0, 900.0
 
 
 def sections() -> dict[str, list[tuple[str, str]]]:
@@ -70,7 +77,8 @@ class Walk:
     def line(self, command: str) -> None:
         """Type one line and look at what came of it."""
         kind = " ".join(command.split()[:2])
-        words = " ".join([self.filled(command), *SMALLER.get(kind, [])])
+        smaller = next((more for start, more in SMALLER.items() if command.startswith(start)), [])
+        words = " ".join([self.filled(command), *smaller])
         if words.startswith("export "):
             self.exported |= dict(part.split("=", 1) for part in words.split()[1:])
         elif words.startswith(". "):
@@ -82,7 +90,7 @@ class Walk:
         else:
             done = self.host.shell(
                 "bash", "-c", words, env=self.exported, cwd=self.folder,
-                timeout_s=400.0,
+                timeout_s=LINE_S,
             )  # fmt: skip
             fine = (0, 3) if command.startswith(MAY_REFUSE) else (0,)
             assert done.returncode in fine, f"{words}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
@@ -100,9 +108,23 @@ class Walk:
             command = re.sub(r"\bID\b", self.asked("episodes", "list")["episodes"][0]["episode_id"], command)
         return command
 
-    def asked(self, *words: str) -> dict[str, list[dict[str, str]]]:
+    def asked(self, *words: str) -> dict[str, Any]:
         done = self.host.run(*words, "--json", env=self.exported, cwd=self.folder)
         return dict(json.loads(done.stdout))
+
+    def episodes(self) -> dict[str, dict[str, Any]]:
+        rows = self.asked("episodes", "list")["episodes"]
+        return {row["episode_id"]: row for row in rows if row["state"] == "valid"}
+
+    def ancestors(self, made: str) -> set[str]:
+        """Ids of all a checkpoint was made from, down to every episode."""
+        self.asked("why", made, "--graph", "why.json")
+        return {node["id"] for node in json.loads((self.folder / "why.json").read_text())["nodes"]}
+
+    def measured(self) -> int:
+        """Episodes the ledger compared with their dreams, abstentions of the judge included."""
+        overall = self.asked("operate", "ledger")["overall"]
+        return 0 if overall is None else int(overall["n"]) + int(overall["abstained"])
 
 
 @pytest.fixture
@@ -129,10 +151,41 @@ def test_every_section_with_commands_is_walked_or_named() -> None:
     assert set(sections()) == {WALKED, *ELSEWHERE}
 
 
-def test_the_tour_can_be_walked_line_by_line(walks: dict[str, Walk]) -> None:
+def test_the_tour_can_be_walked_line_by_line_and_what_measures_teaches_nobody(walks: dict[str, Walk]) -> None:
+    unlabelled = ""
     for above, command in sections()[WALKED]:
-        walks["robot" if "on the robot's machine" in above.lower() else "trainer"].line(command)
+        walk = walks["robot" if "on the robot's machine" in above.lower() else "trainer"]
+        walk.line(command)
+        if command.startswith("gymnast collect"):
+            unlabelled = max(walk.episodes())  # an operator takes a label back
+            assert walk.asked("episodes", "label", unlabelled, "unlabelled")["outcome"] == "unlabelled"
     assert [len(walk.started) for walk in walks.values()] == [1, 1]
     loaded = Path(f"/proc/{walks['trainer'].started[0].process.pid}/maps").read_text()
     assert "/bin/python" in loaded, "this is the service's own process"
     assert "libtorch" not in loaded, "what computes is a job, in a process of its own"
+    what_measures_teaches_nobody(walks["robot"], unlabelled)
+    each_measurement_is_in_the_ledger_once(walks["robot"])
+
+
+def what_measures_teaches_nobody(walk: Walk, unlabelled: str) -> None:
+    listed = walk.episodes()
+    purposes = {name: row["metadata"]["purpose"] for name, row in listed.items()}
+    assert {"collect", "evaluate", "trial"} <= set(purposes.values())
+    jobs = [job for job in walk.asked("jobs", "list")["jobs"] if job["kind"] == "improve"]
+    result = jobs[-1]["result"]
+    behind = walk.ancestors(result["candidates"][-1]["id"])
+    assert {result["world_model"], result["judge"]} <= behind
+    taught = {purposes[name] for name in behind & set(listed)}
+    assert taught, "what was collected did teach it"
+    assert not taught & MEASURES
+    assert listed[unlabelled]["outcome"] == "unlabelled", "and no failure"
+    assert unlabelled not in behind
+
+
+def each_measurement_is_in_the_ledger_once(walk: Walk) -> None:
+    rows = [row for row in walk.episodes().values() if row["metadata"]["purpose"] in MEASURES]
+    count = sum(row["outcome"] in ("success", "failure") for row in rows)
+    until = time.monotonic() + LONG_S
+    while (seen := walk.measured()) < count and time.monotonic() < until:
+        time.sleep(1.0)
+    assert seen == count

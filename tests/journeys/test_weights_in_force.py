@@ -1,4 +1,4 @@
-"""Roll back acts, and nothing that is broken moves the arm: the shipped commands, the page, the robot's topics.
+"""Roll back acts, nothing that is broken moves the arm, and a trial gives nothing away before it is decided.
 
 One trainer and one simulated robot, started as README starts them. Checkpoints are published with `gymnast weights
 publish`; what the robot makes of them is read from the terminal, the page and rollout/episode.
@@ -11,11 +11,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.numpy import save
 
-from gymnast_core.records.manifest import write_checkpoint
+from gymnast_core.records.manifest import read_checkpoint, write_checkpoint
+from gymnast_core.shipped import shipped_checkpoints
 from tests.journeys.hosts import GYMNAST
 from tests.journeys.lab import LONG_S, Lab, wait_until
 from tests.ros.conftest import domain_id  # noqa: F401  # a fixture
@@ -34,6 +36,7 @@ BROKEN = {
     "hang": "it hangs: no answer",
     "slow": "a call takes 3.0",
 }
+PAGES = ("/", "/evaluations", "/episodes", "/jobs", "/log", "/world-models")
 
 
 def plant(folder: Path, does: str, number: int = 0) -> str:
@@ -157,26 +160,43 @@ def test_a_rollback_acts_at_the_next_episode_and_the_robot_says_so_with_the_time
     assert "rolled back to" in lab.page(f"/checkpoints/{good}")
 
 
-def test_an_estop_pauses_a_trial_and_re_arming_goes_on(lab, robot):
+def test_a_trial_that_an_estop_paused_says_nothing_of_who_acted_and_goes_on_when_re_armed(lab, robot):
     other = plant(lab.folder / "tried", "good", 3)
     lab.gymnast("weights", "publish", "tried", "--robot", "sim-0")
     robot.wait_staged([other], LONG_S)
     lab.gymnast("weights", "publish", "base", "--robot", "sim-0")  # a trial names two checkpoints that the trainer has
+    before = set(episodes(lab))
     words = ("operate", "try", other, "--robot", "sim-0", "--instruction", "lift", "--pairs", "9")
     trial = lab.gymnast(*words, role="operator")["trial_id"]
 
-    robot.wait_for("rollout/status", lambda status: status["state"] == "running", LONG_S)
+    wait_until(lambda: lab.trial(trial)["pairs_done"] >= 1, "the first pair")
     robot.estop()
     paused = wait_until(lambda: (view := lab.trial(trial))["paused"] and view, "the pause")
     assert (paused["state"], paused["reason"]) == ("running", "")
     assert "sim-0 is stopped (estop service called); it goes on when it is re-armed" in paused["paused"]
     assert "it goes on when it is re-armed" in lab.page("/evaluations")
+    wait_until(lambda: len(set(episodes(lab)) - before) >= 2, "recordings of the first pair")
+    nothing_says_who_acted(lab, trial, {name: row for name, row in episodes(lab).items() if name not in before})
     robot.re_arm()
     done = wait_until(lambda: (view := lab.trial(trial))["state"] != "running" and view, "the trial's end")
     assert (done["state"], done["card"]["set_aside"]) == ("decided", []), done["reason"]
     assert done["card"]["n"] > paused["pairs_done"]
-    listed = lab.gymnast("operate", "evaluations")["trials"]
-    assert [row["card"] for row in listed if row["trial_id"] == trial] == [done["card"]]
+    decided = view(lab, trial)
+    assert decided["card"] == done["card"]
+    now = episodes(lab)
+    acted = {now[name]["policy_version"] for pair in done["card"]["pairs"] for name in pair["episodes"]}
+    assert acted == {other, decided["incumbent"]}, "the card and the list name them now"
+    left = {row["metadata"]["purpose"] for name, row in now.items() if row["outcome"] == "unlabelled"}
+    assert left <= {"trial"}, "the run that the e-stop ended is no failure"
+
+
+def test_the_log_of_actions_names_what_a_job_was_told_to_ignore(lab):
+    ignored = {"jump": "a journey of one step proves nothing"}
+    spec = json.dumps({"seed": 0, "config": {"check": False, "overrides": ignored}, **newest()})
+    job = lab.gymnast("jobs", "submit", "improve", "--spec", spec, role="operator")["job_id"]
+    lab.gymnast("jobs", "cancel", job, role="operator")
+    entries = lab.gymnast("operate", "log")["entries"]
+    assert [row["overrides"] for row in entries if row["action"] == "submit" and row["job"] == job] == [ignored]
 
 
 def test_a_robot_that_is_away_rolls_back_when_it_comes_back(lab, robot):
@@ -192,3 +212,40 @@ def test_a_robot_that_is_away_rolls_back_when_it_comes_back(lab, robot):
         again.wait_ready(LONG_S)
         wait_until(lambda: lab.runs(good), "the robot's word")
         assert again.run_episode(instruction="lift", seed=9)["policy"] == good
+
+
+def nothing_says_who_acted(lab: Lab, trial: str, runs: dict[str, dict[str, Any]]) -> None:
+    """Look wherever a user may look while the trial is paused."""
+    seen = view(lab, trial)
+    policies = (seen["candidate"], seen["incumbent"])
+    assert {row["policy_version"] for row in runs.values()} == {""}
+    assert {row["policy_version"] for row in lab.gymnast("operate", "robots")["robots"]} == {seen["incumbent"]}
+    jobs = json.dumps(lab.gymnast("jobs", "list"))
+    shown = {path: lab.page(path) for path in PAGES}
+    for name in runs:
+        assert name not in jobs
+        assert not [policy for policy in policies if policy in lab.page(f"/episodes/{name}")]
+        assert not [path for path in PAGES if path != "/episodes" and name in shown[path]]
+    who = ("--trainer", lab.address, "--identity", "identities/operator")
+    file = subprocess.run(
+        [str(GYMNAST), "--json", "episodes", "show", max(runs), *who], cwd=lab.folder, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert file.returncode == 75, f"its file names who acted: {file.stdout}"
+    assert not [policy for policy in policies if policy in file.stdout + file.stderr]
+    assert seen["card"] == {}, "no score before the decision"
+
+
+def view(lab: Lab, trial: str) -> dict[str, Any]:
+    """The trial as `gymnast operate` shows it."""
+    return next(row for row in lab.gymnast("operate", "evaluations")["trials"] if row["trial_id"] == trial)
+
+
+def episodes(lab: Lab) -> dict[str, dict[str, Any]]:
+    rows = lab.gymnast("episodes", "list")["episodes"]
+    return {row["episode_id"]: row for row in rows if row["state"] == "valid"}
+
+
+def newest() -> dict[str, str]:
+    """The shipped checkpoints, by what they are."""
+    return {kind: read_checkpoint(shipped_checkpoints() / kind)[0].id for kind in ("policy", "world_model", "judge")}
