@@ -35,9 +35,9 @@ SIGMAS: Mapping[str, float] = {"improve": 4.0, "adapt": 4.0, "promotion": 4.0}
 AUDITS = 32
 KEPT = frozenset({"episodes", "pictures", "lag", "frame_lag", "trusted_steps", "coverage", "cell_correlation"})
 """Bounds that are no measurement of a model, or whole steps."""
-KEPT_IN_SCENES = frozenset({"change_recall"})
+KEPT_IN_SCENES = frozenset({"change_recall", "jump"})
 """Bounds that a measurement at home says too little of: how well coloured pixels are followed goes by a scene's colours
-and light, see scene.CHANGE_RECALL."""
+and light, see scene.CHANGE_RECALL and scene.JUMP."""
 
 
 def require_enough(held_out: Sequence[Episode], gates: Sequence[str] = GATES) -> None:

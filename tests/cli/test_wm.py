@@ -164,7 +164,8 @@ def test_bounds_are_written_beside_the_model_and_asked_by_each_gate(
     for gate in GATES:
         asked = calibrated_bounds(world_model, gate)
         assert asked == found["gates"][gate]
-        assert {"jump", "gripper_change"} <= asked.keys(), gate
+        assert "gripper_change" in asked, gate
+        assert ("jump" in asked) == (gate != "adapt"), "leaps in a scene are no measurement at home"
     again = [*bounds(recorded, world_model, tmp_path / "judge"), "--gates", "improve", "--seed", "1", "--refined"]
     again[-1:-1] = ["--parts", "objects", "motion", "obedience"]
     assert main([*again, str(tmp_path / "child")]) == 0
@@ -193,4 +194,4 @@ def test_bounds_need_enough_episodes_that_taught_nobody(recorded: Path, tmp_path
 
 def test_the_shipped_world_model_has_bounds_for_every_gate() -> None:
     for gate in GATES:
-        assert {"jump", "gripper_change"} <= calibrated_bounds(SHIPPED / "world_model", gate).keys(), gate
+        assert "gripper_change" in calibrated_bounds(SHIPPED / "world_model", gate), gate
