@@ -39,8 +39,8 @@ CHANGE_RECALL = 0.3
 table is dark, and frozen objects, 0.24 at most (benchmarks/gate_faults_cpu2_202611.md)."""
 JUMP = 0.07
 """Largest mean leap in the dream of a scene. In six scenes honest dreams of the shipped model leap by 0.067 at most
-(0.070 in the one before), teleports by 0.076 at least (0.074), both in the evening; at home a model leaps less, the more so
-the longer it was trained (benchmarks/gate_faults_cpu2_202611.md)."""
+(0.070 in the one before), teleports by 0.076 at least (0.074), both in the evening. At home a model leaps less,
+the more so the longer it was trained (benchmarks/gate_faults_cpu2_202611.md)."""
 LEAST_SUCCESSES = 5
 """With fewer real ones, missed successes cannot be measured, and are not asked for; that few are made up is asked in
 any case."""
