@@ -30,6 +30,7 @@ from gymnast_core.wire.identity import Identity
 from gymnast_ros.uplink import Uplink
 from gymnast_ros.uplink.upload import METHOD
 from tests.bridge.conftest import fill, make_checkpoint, make_episode
+from tests.receivers import until
 
 SMALL = Limits(
     episode_bytes=1 << 20, window_bytes=1 << 20, tenant_episodes=3, idle_stream_s=0.5, min_free_bytes=1,
@@ -190,8 +191,8 @@ def test_quota_is_back_pressure_with_an_alarm_and_drops_nothing(tight, robot, tm
     spool = Spool(tmp_path / "spool")
     fill(spool, 5)
     with Uplink(tight.address, robot, spool=spool) as uplink:
-        assert not uplink.flush(1.5)
-        assert "quota" in uplink.status().alarm
+        until(lambda: "quota" in uplink.status().alarm, "the alarm")
+        assert not uplink.flush(0.5)
     assert len(tight.meta.episodes(None)) == 3
     assert len(spool.entries()) == 2
 

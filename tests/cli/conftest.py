@@ -33,6 +33,7 @@ from tests.cloud.learning_fakes import tiny_policy
 from tests.ros.conftest import GraphClient, wait_until  # noqa: F401  # rclpy, quietly
 
 SHIPPED = Path(__file__).parents[2] / "checkpoints" / "policy"
+DREAM = {kind: read_manifest(SHIPPED.parent / kind).id for kind in ("world_model", "judge")}
 DOMAIN = 103 + os.getpid() % 70
 
 

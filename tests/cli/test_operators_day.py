@@ -13,7 +13,7 @@ from cloud_trainer.service import OrderedRobot
 from gymnast_core.orders import OrderError
 from gymnast_core.records.manifest import read_manifest
 from gymnast_core.wire.identity import Peer
-from tests.cli.conftest import FAILS, REFUSED, SHIPPED, Run, Stack
+from tests.cli.conftest import DREAM, FAILS, REFUSED, SHIPPED, Run, Stack
 from tests.ros.conftest import GraphClient, wait_until
 
 SPEC = {"policy": "p", "world_model": "w", "judge": "j", "seed": 1}
@@ -95,7 +95,7 @@ def test_failed_job_says_why_and_exits_with_one(stack: Stack, gymnast: Run) -> N
 
 def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
     settings = {
-        "name": "first", "world_model": "world_model-0", "judge": "judge-0", "rounds": 1,
+        **DREAM, "name": "first", "rounds": 1,
         "tasks": ["push", "lift"], "collect": 2, "piece": 1, "choosing": 15, "evaluation": 3, "grpo_iterations": 1,
         "job": {"most_episodes": FAILS}, "canary": {"alpha_promote": 0.1, "min_pairs": 1}, "replayed": 1,
     }  # fmt: skip
@@ -139,7 +139,7 @@ def test_loop_promotes_what_wins_and_goes_on_where_it_stopped(stack: Stack, gymn
 
 def test_loop_stops_when_the_audit_keeps_refusing(stack: Stack, gymnast: Run, tmp_path: Path) -> None:
     settings = {
-        "name": "refused", "world_model": "world_model-0", "judge": "judge-0", "rounds": 5,
+        **DREAM, "name": "refused", "rounds": 5,
         "tasks": ["push"], "collect": 1, "choosing": 1, "evaluation": 6, "job": {"most_episodes": REFUSED},
         "stop": {"refusals": 2},
     }  # fmt: skip

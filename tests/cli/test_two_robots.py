@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gymnast_core.records.manifest import read_manifest
-from tests.cli.conftest import DOMAIN, SHIPPED, Run, robot_of, started
+from tests.cli.conftest import DOMAIN, DREAM, SHIPPED, Run, robot_of, started
 from tests.ros.conftest import GraphClient, wait_until
 
 pytestmark = pytest.mark.slow  # two graphs of nodes, some hundred simulated episodes: minutes on a busy machine
@@ -18,7 +18,7 @@ def test_a_stopped_robot_is_passed_over_and_runs_what_the_loop_kept_once_it_is_a
     tmp_path: Path, gymnast: Run
 ) -> None:
     settings = {
-        "name": "two", "world_model": "world_model-0", "judge": "judge-0", "rounds": 1, "tasks": ["push", "lift"],
+        **DREAM, "name": "two", "rounds": 1, "tasks": ["push", "lift"],
         "collect": 6, "piece": 1, "choosing": 15, "evaluation": 4, "grpo_iterations": 1, "replayed": 1,
         "canary": {"alpha_promote": 0.1, "min_pairs": 1},
     }  # fmt: skip

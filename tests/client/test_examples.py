@@ -114,4 +114,4 @@ def test_a_policy_is_practised_in_a_dream_by_gymnasium_alone(lab, tmp_path):
     words = (tmp_path / "episodes", shipped / "world_model", shipped / "judge", 1, 13)
     done = lab.run("grpo_in_a_dream.py", *map(str, words), role="operator")
     assert done.returncode == 0, done.stderr
-    assert "iteration 0: 0." in done.stdout
+    assert "of the dreams succeed" in done.stdout

@@ -17,6 +17,7 @@ from cloud_trainer.flows.arm_trials import MOST_ATTEMPTS
 from cloud_trainer.flows.other_tasks import may_be_lost, other_tasks
 from cloud_trainer.flows.scene_engine import SceneEngine
 from cloud_trainer.flows.trials import Trials
+from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.progress import ClosingError
 from cloud_trainer.service import Service, ServiceConfig
 from cloud_trainer.store.protocols import EpisodeRow
@@ -117,7 +118,7 @@ def engine(tmp_path):
         )
         made = SceneEngine(
             connect=lambda name, errand: robot, jobs=service.jobs, catalogue=service.episodes_of("default"),
-            shelf=SimpleNamespace(),
+            shelf=Shelves(tmp_path / "trainer").of("default"),
             book=SceneBook(tmp_path / "scenes.json"), scene="bench", tenant="default", work=tmp_path / "jobs",
             begins=lambda *_: None,
             rule=SequentialRule(max_pairs=20),

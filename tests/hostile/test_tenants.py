@@ -187,6 +187,7 @@ def requests(ids: Mapping[str, str]) -> dict[str, list[Any]]:
         "JudgeService/ListDoubts": [judge_pb2.ListDoubtsRequest()],
         "RobotService/Report": [robots_pb2.RobotReport(state="ready", takes_orders=True)],
         "EnrollService/Enroll": [enroll_pb2.EnrollRequest()],
+        "EnrollService/ListRevoked": [enroll_pb2.ListRevokedRequest()],
         "ConsoleService/LogIn": [console_pb2.LogInRequest()],
         "CheckpointService/List": [checkpoints_pb2.ListCheckpointsRequest()],
         "CheckpointService/Offer": [checkpoints_pb2.OfferRequest(checkpoint_id=ids["checkpoint"])],

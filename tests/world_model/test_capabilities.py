@@ -71,10 +71,20 @@ def declaring(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_a_checkpoint_from_before_takes_the_arms_actions_as_far_as_it_was_calibrated(capsys: Any) -> None:
+def test_the_shipped_checkpoint_takes_the_arms_actions_as_far_as_it_was_calibrated(capsys: Any) -> None:
     assert main(["--json", "wm", "show", str(SHIPPED)]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["actions"], shown["image_size"], shown["horizon"]) == ({"ee_delta7": 7}, 64, 15)
+    assert (shown["declared"], shown["domains"], shown["refused"]) == (True, ["wx250s"], {})
+
+
+def test_a_checkpoint_from_before_takes_the_arms_actions(tmp_path: Path, capsys: Any) -> None:
+    manifest, weights = read_checkpoint(SHIPPED)
+    config = {name: value for name, value in manifest.config.items() if name != CAPABILITIES}
+    write_checkpoint(tmp_path / "old", weights, kind="world_model", architecture=manifest.architecture, config=config)
+    assert main(["--json", "wm", "show", str(tmp_path / "old")]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["actions"], shown["image_size"], shown["horizon"]) == ({"ee_delta7": 7}, 64, None)
     assert (shown["declared"], shown["domains"], shown["refused"]) == (False, ["wx250s"], {})
     assert ActionKind("ee_delta") is ActionKind.EE_DELTA7, "a run.json from before goes on"
     assert ActionKind("text_only") is ActionKind.NONE
