@@ -185,16 +185,22 @@ def read_checkpoint(
     return manifest, weights
 
 
+def file_sha256(path: Path) -> str:
+    """Return the hex digest of a file, read in pieces (hashlib.file_digest needs Python 3.11)."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def verify_checkpoint(folder: Path) -> Manifest:
     """As read_checkpoint, without ever holding the weights in memory; returns the manifest.
 
     Raises:
         CheckpointError: digest or size differ.
     """
-    manifest, digest = read_manifest(folder), hashlib.sha256()
-    with (folder / WEIGHTS_NAME).open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            digest.update(piece)
-    if digest.hexdigest() != manifest.weights_sha256:
+    manifest = read_manifest(folder)
+    if file_sha256(folder / WEIGHTS_NAME) != manifest.weights_sha256:
         raise CheckpointError(f"{folder}/{WEIGHTS_NAME} does not match its manifest digest; fetch it again")
     return manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from cloud_trainer.world_model.worlds import load_world
 from gymnast_cli.main import main
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.policies.text import bag_of_words
-from gymnast_core.records.manifest import read_checkpoint, read_manifest, write_checkpoint
+from gymnast_core.records.manifest import BOUNDS_NAME, read_checkpoint, read_manifest, write_checkpoint
 from gymnast_core.shipped import shipped_checkpoints
 from tests.cli.test_wm import NETWORK
 from tests.world_model.test_sources import lerobot_folder
@@ -78,13 +79,16 @@ def test_the_shipped_checkpoint_takes_the_arms_actions_as_far_as_it_was_calibrat
     assert (shown["declared"], shown["domains"], shown["refused"]) == (True, ["wx250s"], {})
 
 
-def test_a_checkpoint_from_before_takes_the_arms_actions(tmp_path: Path, capsys: Any) -> None:
+def test_a_checkpoint_from_before_takes_the_arms_actions_as_far_as_it_was_calibrated(
+    tmp_path: Path, capsys: Any
+) -> None:
     manifest, weights = read_checkpoint(SHIPPED)
     config = {name: value for name, value in manifest.config.items() if name != CAPABILITIES}
     write_checkpoint(tmp_path / "old", weights, kind="world_model", architecture=manifest.architecture, config=config)
+    shutil.copy(SHIPPED / BOUNDS_NAME, tmp_path / "old")
     assert main(["--json", "wm", "show", str(tmp_path / "old")]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert (shown["actions"], shown["image_size"], shown["horizon"]) == ({"ee_delta7": 7}, 64, None)
+    assert (shown["actions"], shown["image_size"], shown["horizon"]) == ({"ee_delta7": 7}, 64, 15)
     assert (shown["declared"], shown["domains"], shown["refused"]) == (False, ["wx250s"], {})
     assert ActionKind("ee_delta") is ActionKind.EE_DELTA7, "a run.json from before goes on"
     assert ActionKind("text_only") is ActionKind.NONE

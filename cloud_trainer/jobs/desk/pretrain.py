@@ -155,13 +155,13 @@ class Pretraining:
 
     def world_model(self) -> Path:
         """Stages 3 and 4."""
-        folder = self._folder("world_model")
+        folder = self._folder("world_model", "world_model_single")
         if not folder.exists():
             first, more = self._first_pass(), self._collected("wm_more", self._orders(MORE, 160_000))
             config = WorldModelTraining(
                 self.amounts.single_steps, learning_rate=SINGLE_RATE, own_context_from=0.0, seed=self.seed
             )
-            clips, state = clips_of([*self._first_episodes(), *more], 64), self.work / "world_model.state"
+            clips, state = clips_of([*self._first_episodes(), *more], 64), self.work / "world_model_single.state"
             del more
             train_world_model(
                 clips, config, folder, parent=first, sampling_steps=1, state=state, lineage=self._lineage(),
@@ -170,10 +170,10 @@ class Pretraining:
         return folder
 
     def _first_pass(self) -> Path:
-        folder = self.work / "world_model_first"
+        folder = self.work / "world_model"
         if not folder.exists():
             config = WorldModelTraining(iterations=self.amounts.world_model_steps, seed=self.seed)
-            clips, state = clips_of(self._first_episodes(), 64), self.work / "world_model_first.state"
+            clips, state = clips_of(self._first_episodes(), 64), self.work / "world_model.state"
             sizes, lineage = CompactWorldModelConfig(CAMERA_MATRIX), self._lineage()
             train_world_model(clips, config, folder, sizes=sizes, state=state, lineage=lineage, progress=self._show)
         return folder
@@ -196,10 +196,10 @@ class Pretraining:
             refine_judge(world, data, config, folder, state=state, lineage=self._lineage(), progress=self._show)
         return folder
 
-    def _folder(self, name: str) -> Path:
-        """Where a checkpoint is: handed out already, or in the working folder, made or to be made."""
+    def _folder(self, name: str, working: str = "") -> Path:
+        """Where a checkpoint is: handed out already, or in the working folder, there by another name, made or to be."""
         there = None if self._out is None else self._out / name
-        return there if there is not None and there.exists() else self.work / name
+        return there if there is not None and there.exists() else self.work / (working or name)
 
     def judge_data(self) -> JudgeData:
         """Recorded ends of what the world model saw, imagined ends of what it did not."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cloud_trainer.flows.adaptation_engine import AdaptationEngine
-from cloud_trainer.flows.adaptation_view import Stage
+from cloud_trainer.flows.adaptation_view import Stage, View
 from cloud_trainer.flows.adaptations import Adaptations
 from cloud_trainer.flows.loop_parts import LoopEngine
 from cloud_trainer.flows.loop_view import RUNNING
@@ -84,11 +84,15 @@ class Flows:
             if loop.state != RUNNING:
                 return loop.reason or loop.state
             return "stopped" if stopping and loop.stopping else ""
+        view = self._adaptation(tenant, flow)
+        ended = view is not None and (view.stage.over or (stopping and view.cancel_requested))
+        return view.stage.value if view is not None and ended else ""
+
+    def _adaptation(self, tenant: str, adaptation_id: str) -> View | None:
         try:
-            view = self.adaptations.get(tenant, flow).view
+            return self.adaptations.get(tenant, adaptation_id).view
         except NotFoundError:
-            return ""
-        return view.stage.value if view.stage.over or (stopping and view.cancel_requested) else ""
+            return None
 
     def waits_for(self, tenant: str, kind: QueueKind, flow: str) -> str:
         """Return what a flow that keeps its robot from others waits for a person for; empty where it waits for nobody.
@@ -98,8 +102,8 @@ class Flows:
             kind: as of over().
             flow: as of over().
         """
-        view = next((one.view for one in self.adaptations.of(tenant) if one.view.adaptation_id == flow), None)
-        if kind != "adaptation" or view is None or view.stage.over or view.stage.busy:
+        view = self._adaptation(tenant, flow) if kind == "adaptation" else None
+        if view is None or view.stage.over or view.stage.busy:
             return ""
         why = f" ({one_line(view.trust.get('reason', ''))[:_REASON]})" if view.stage is Stage.REFUSED else ""
         return (

@@ -6,7 +6,6 @@ python -m cloud_trainer.world_model.dit.convert bridge.pt runs/worldgym --rope p
 from __future__ import annotations
 
 import argparse
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from cloud_trainer.world_model.dit.diffusion import VPrediction
 from cloud_trainer.world_model.dit.restricted_unpickler import load_pt
 from cloud_trainer.world_model.dit.rope import VARIANTS
 from gymnast_core.errors import CheckpointError
-from gymnast_core.records.manifest import Manifest
+from gymnast_core.records.manifest import Manifest, file_sha256
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ def convert_pt(
     config = infer_config(state, rope=rope, heads=heads, max_frames=max_frames)
     lineage = {
         "stage": "converted",
-        "source_sha256": _sha256(source),
+        "source_sha256": file_sha256(source),
         "entry": which,
         "step": int(content.get("step", 0)),
     }
@@ -67,15 +66,6 @@ def convert_pt(
         image_size=WORLDGYM_PIXELS,
         lineage=lineage,
     )
-
-
-def _sha256(path: Path) -> str:
-    """Hex digest of a file, read in pieces (hashlib.file_digest is younger than the oldest Python promised)."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def infer_config(state: Mapping[str, Any], *, rope: str, heads: int, max_frames: int) -> DiTConfig:

@@ -17,9 +17,15 @@ from diffusers import WanImageToVideoPipeline
 from PIL import Image
 from pydantic import Field, model_validator
 
-from cloud_trainer.world_model.capabilities import WAN_PLANNER, ActionKind, Capabilities, beside, declaration
+from cloud_trainer.world_model.capabilities import (
+    COMPACT_PLANNER,
+    WAN_PLANNER,
+    ActionKind,
+    Capabilities,
+    beside,
+    declaration,
+)
 from cloud_trainer.world_model.planner.history_guidance import HistoryGuided
-from cloud_trainer.world_model.planner.model import ARCHITECTURE as COMPACT
 from cloud_trainer.world_model.planner.model import CompactPlanner
 from cloud_trainer.world_model.planner.plans import VideoPlans
 from cloud_trainer.world_model.planner.wan_weights import digests, read_pipeline
@@ -232,7 +238,7 @@ def adopt(settings: WanSettings, reader: Path, out: Path) -> Manifest:
     settings = settings.changed(
         folder=settings.folder.resolve(), network=None if settings.network is None else settings.network.resolve()
     )
-    manifest, weights = read_checkpoint(reader, kind="world_model", architecture=COMPACT)
+    manifest, weights = read_checkpoint(reader, kind="world_model", architecture=COMPACT_PLANNER)
     planner = WanPlanner(settings, _opened(settings), CompactPlanner.load(reader), version="unsaved")
     able = Capabilities(
         actions={ActionKind.TEXT: WORDS}, image_size=settings.image_size, context_frames=1,

@@ -13,7 +13,6 @@ Source:
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -28,6 +27,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, PreTrainedModel, UMT5EncoderModel
 
 from gymnast_core.errors import CheckpointError, ConfigError
+from gymnast_core.policies.published_files import model_files
+from gymnast_core.records.manifest import file_sha256
 
 NETWORK = "model."
 """What Large Video Planner's names of its network begin with."""
@@ -114,14 +115,11 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) 
 
 def digests(folder: Path, network: Path | None) -> dict[str, str]:
     """Return the SHA-256 of every file that is read, by its path; the network's file under its full one."""
-    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.suffix in _READ}
+    files = {str(path.relative_to(folder)): path for path in model_files(folder)}
     if network is not None:
         files = {name: path for name, path in files.items() if not name.startswith("transformer/diffusion_")}
         files[str(network)] = network
-    return {name: _sha256(path) for name, path in files.items()}
-
-
-_READ = (".json", ".safetensors")
+    return {name: file_sha256(path) for name, path in files.items()}
 
 
 def _tensors_in(folder: Path) -> dict[str, Tensor]:
@@ -196,11 +194,3 @@ def _there(path: Path) -> Path:
 def _some(names: Collection[str]) -> str:
     shown = ", ".join(list(names)[:_NAMED])
     return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
