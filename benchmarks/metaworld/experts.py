@@ -46,6 +46,6 @@ class Expert:
             self._left -= 1
             theirs[:3] = self._drift
         ours: FloatArray = np.zeros((1, 1, 7), np.float32)
-        ours[0, 0, :3] = theirs[:3] * UNIT_M
+        ours[0, 0, :3] = np.array([theirs[1], -theirs[0], theirs[2]]) * UNIT_M  # see env.BASE_M
         ours[0, 0, 6] = (1.0 - theirs[3]) / 2.0
         return ActionChunk(ours, self.version)

@@ -7,7 +7,13 @@ world models report most was taken. None was left out for its result.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from gymnast_core.seeds import CHOOSING_SEEDS, EVALUATION_SEEDS, TRAINING_SEEDS
+
+GYMNASIUM = "benchmarks.metaworld.env:gymnast/MetaWorld-v0"
 
 
 @dataclass(frozen=True)
@@ -46,3 +52,26 @@ def task_named(name: str) -> MetaWorldTask:
         KeyError: there is none of that name.
     """
     return {task.name: task for task in TASKS}[name]
+
+
+def starts_of(what: str, seed: int) -> Sequence[int]:
+    """Return the start states of a use, disjoint from every other use's and seed's.
+
+    Args:
+        what: demos, more, loop, varied (whatever the seed), choose or evaluate.
+        seed: of the benchmark, 0..9.
+    """
+    own = 20_000 * seed
+    return {
+        "demos": TRAINING_SEEDS[own : own + 2_000],
+        "more": TRAINING_SEEDS[own + 2_000 : own + 4_000],
+        "loop": TRAINING_SEEDS[own + 4_000 : own + 6_000],
+        "varied": TRAINING_SEEDS[500_000:510_000],
+        "choose": CHOOSING_SEEDS[1_000 * (seed + 1) : 1_000 * (seed + 2)],
+        "evaluate": EVALUATION_SEEDS[1_000 * (seed + 1) : 1_000 * (seed + 2)],
+    }[what]
+
+
+def episodes_of(out: Path, what: str, seed: int) -> Path:
+    """Return the folder of recorded episodes; a folder a task lies in it."""
+    return out / "episodes" / (what if what == "varied" else f"{what}-{seed}")

@@ -7,7 +7,7 @@ weighted to objects and motion. Part of the contexts are the model's own predict
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +208,7 @@ def train_world_model(
     parent: Path | None = None,
     sizes: CompactWorldModelConfig | None = None,
     sampling_steps: int | None = None,
+    camera_matrix: tuple[float, ...] | None = None,
     state: Path | None = None,
     lineage: Mapping[str, Any] | None = None,
     progress: Progress = silent,
@@ -222,6 +223,8 @@ def train_world_model(
         parent: the checkpoint to refine; its background and sizes are kept.
         sizes: of a fresh model.
         sampling_steps: the parent goes on with these, and keeps them; None keeps its own.
+        camera_matrix: the clips were seen by another camera than the parent's: its weights go on with this one, and
+            with the clips' own background.
         state: state file; when it exists the run continues from it, and it is written every 200 steps.
         lineage: goes into the manifest beside the configuration and the episode ids.
         progress: called every 20 steps.
@@ -231,7 +234,7 @@ def train_world_model(
         ConfigError: neither a parent nor sizes.
         CancelledError: cancelled; the state file, if one was named, has the last whole step.
     """
-    model = _starting_model(clips, config, parent, sizes, sampling_steps)
+    model = _starting_model(clips, config, parent, sizes, sampling_steps, camera_matrix)
     parents = () if parent is None else (model.version,)
     trainer = WorldModelTrainer(model, clips, config)
     trainer.run(state=state, progress=progress, cancelled=cancelled)
@@ -244,13 +247,22 @@ def train_world_model(
 
 def _starting_model(
     clips: Clips, config: WorldModelTraining, parent: Path | None, sizes: CompactWorldModelConfig | None,
-    sampling_steps: int | None,
+    sampling_steps: int | None, camera_matrix: tuple[float, ...] | None,
 ) -> CompactWorldModel:  # fmt: skip
     if parent is not None:
-        return CompactWorldModel.load(parent, sampling_steps=sampling_steps)
+        model = CompactWorldModel.load(parent, sampling_steps=sampling_steps)
+        return model if camera_matrix is None else _before_another_camera(model, camera_matrix, clips, config.seed)
     if sizes is None:
         raise ConfigError("a fresh world model needs sizes with a camera matrix; or name a parent to refine")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = CompactWorldNetwork(sizes)
     return CompactWorldModel(network, median_background(clips.frames_NTHWC, seed=config.seed))
+
+
+def _before_another_camera(
+    model: CompactWorldModel, camera_matrix: tuple[float, ...], clips: Clips, seed: int
+) -> CompactWorldModel:
+    network = CompactWorldNetwork(replace(model.config, camera_matrix=camera_matrix))
+    network.load_state_dict(model.network.state_dict())
+    return CompactWorldModel(network, median_background(clips.frames_NTHWC, seed=seed), version=model.version)
