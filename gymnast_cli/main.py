@@ -33,6 +33,7 @@ from gymnast_core.wire.errors import IdentityError
 COMMANDS = {
     "demo": "the whole loop on this machine: base policy, practice in the world model, better policy",
     "pretrain": "make the shipped checkpoints again from nothing",
+    "begin": "first checkpoints for another camera or simulator, out of recorded episodes",
     "serve": "run the trainer: ingest, weights, jobs, the operator's page",
     "console": "where a trainer's page is, and a token for it",
     "operate": "robots, log, trials, ledger, promote, adapt: what the page does, without a browser",

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,7 +44,7 @@ EXPERTS = Path(__file__).with_name("experts_cpu2_202611.json")
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much of everything; fixed before the first run. Short is what a quarter of a core does in an hour.
+    """How much of everything; fixed before the first run. Short is five CPU minutes for one task.
 
     Attributes:
         demos: of the degraded expert, a task: what the base imitates the successes of.
@@ -50,7 +52,7 @@ class Amounts:
         varied: of experts of three grades, a task: what the first world model and judge learn from, beside the
             demonstrations of seed 0.
         starts: fresh ones, a task, that are only reported.
-        choose: others, a task, by which one candidate of the job is taken, or the base kept.
+        choose: others, a task, by which one candidate of the job is taken, or the base kept; 0 takes the last.
         begin: of base, first world model and judge.
         improve: settings of the job; its gates measure and refuse nothing, so that there is a result to report beside
             what they say.
@@ -70,9 +72,9 @@ AMOUNTS = {
         100, 100, 100, 50, 10, BeginAmounts(1200, 4000, judge_steps=900), ImproveSettings(check=False)
     ),
     "short": Amounts(
-        60, 30, 50, 50, 6, BeginAmounts(400, 500, judge_steps=250),
+        60, 40, 50, 50, 0, BeginAmounts(150, 150, judge_steps=120),
         ImproveSettings(
-            refine_iterations=60, judge_iterations=100, groups=18, grpo_iterations=4, candidate_every=4, check=False
+            refine_iterations=30, judge_iterations=60, groups=12, grpo_iterations=4, candidate_every=4, check=False
         ),
     ),
     "tiny": Amounts(
@@ -88,6 +90,7 @@ AMOUNTS = {
 def run(args: argparse.Namespace, tasks: Sequence[MetaWorldTask], seeds: Sequence[int]) -> None:
     """Do what is missing, seed by seed, and write the report."""
     use_threads()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # what was started is ended, too
     amounts = AMOUNTS[args.amounts]
     if args.stage == "all":
         if args.theirs is None:
@@ -126,10 +129,10 @@ class MetaWorldSeed:
         for what, seed, count in (("demos", self.seed, demos), ("demos", 0, demos), ("varied", 0, varied)):
             self._expert(what, count, names, seed=seed)
         base = self.timed("base", self.base)
-        self.measure("base", base)
         kinds = {"policy": base, **self.timed("first world model and judge", self.first)}
         self.timed("collect", lambda: self.collect(base))
         practised = self.timed("practise", lambda: self.practise(kinds))
+        self.measure("base", base)
         self.measure("GRPO in the dream", practised)
         self._expert("more", self.amounts.loop, names, seed=self.seed)
         self.measure("behaviour cloning on more data", self.timed("more", self.more))
@@ -175,9 +178,9 @@ class MetaWorldSeed:
         if "chosen" not in self.result:
             starts = starts_of("choose", self.seed)[: self.amounts.choose]
             options = [kinds["policy"], *(Path(folder) for folder in self.result["candidates"])]
-            for option in options:
+            for option in options if starts else ():
                 self.measure(f"choose {option}", option, starts=starts)
-            found = {str(o): _trials(self.result["trials"][f"choose {o}"]) for o in options}
+            found = {str(o): _trials(self.result["trials"].get(f"choose {o}", ())) for o in options}
             self.result["chosen"] = best_of(found)
             self._keep()
         return Path(self.result["chosen"])

@@ -41,7 +41,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("made")
-    assert main(["pretrain", *words(recorded, out)]) == 0
+    assert main(["begin", *words(recorded, out)]) == 0
     return out
 
 
@@ -49,7 +49,7 @@ def words(recorded: Path, out: Path) -> list[str]:
     camera = out / "camera.json"
     camera.write_text(json.dumps(CAMERA))
     return [
-        "--episodes", str(recorded), "--camera-matrix", str(camera), "--out", str(out / "checkpoints"),
+        str(recorded), "--camera-matrix", str(camera), "--out", str(out / "checkpoints"),
         "--work", str(out / "work"), "--dry",
     ]  # fmt: skip
 
@@ -75,7 +75,7 @@ def test_what_audits_is_learned_from_by_none_but_the_policy(made: Path) -> None:
 def test_a_second_call_makes_nothing_again(recorded: Path, made: Path) -> None:
     before = {kind: read_manifest(made / "checkpoints" / kind) for kind in KINDS}
     written = {path: path.stat().st_mtime_ns for path in (made / "checkpoints").rglob("*")}
-    assert main(["pretrain", *words(recorded, made)]) == 0
+    assert main(["begin", *words(recorded, made)]) == 0
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert {kind: read_manifest(made / "checkpoints" / kind) for kind in KINDS} == before
 
@@ -96,8 +96,6 @@ def test_an_improve_job_practises_from_them_for_as_long_as_the_episodes_last(
 
 
 def test_what_cannot_begin_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["pretrain", "--episodes", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "--camera-matrix go together" in " ".join(capsys.readouterr().out.split())
     short = tmp_path / "camera.json"
     short.write_text(json.dumps(CAMERA[:11]))
     with pytest.raises(ConfigError, match="12 numbers, row-major 3x4, got 11"):
@@ -109,5 +107,5 @@ def test_what_cannot_begin_is_refused_by_name(tmp_path: Path, capsys: pytest.Cap
     for seed in range(4):
         write_episode(lost, replace(episode(seed), outcome=Outcome.FAILURE), robot="sawyer")
     (tmp_path / "given").mkdir()
-    assert main(["pretrain", *words(lost, tmp_path / "given")]) == 2
+    assert main(["begin", *words(lost, tmp_path / "given")]) == 2
     assert "none of 4 episodes is a success" in " ".join(capsys.readouterr().out.split())

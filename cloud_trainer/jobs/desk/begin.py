@@ -1,4 +1,4 @@
-"""First checkpoints for another camera or simulator, out of recorded episodes alone: `gymnast pretrain --episodes`.
+"""First checkpoints for another camera or simulator, out of recorded episodes alone: `gymnast begin`.
 
 An improve job needs a policy, a world model and a judge to begin with. The shipped ones know one arm and one camera.
 """
@@ -25,7 +25,7 @@ from gymnast_core.shipped import shipped_checkpoints
 from gymnast_core.types import Episode, Outcome
 
 IMAGE_SIZE = 64
-LINEAGE = {"made_by": "gymnast pretrain --episodes"}
+LINEAGE = {"made_by": "gymnast begin"}
 
 
 @dataclass(frozen=True)
