@@ -33,9 +33,11 @@ def add_arguments(actions: Any) -> None:
     plan.add_argument("--judge", type=Path, metavar="FOLDER|FILE", help="who chooses")
     plan.add_argument("--world-model", type=Path, metavar="FOLDER", help="let the judge see the plan's actions done in "
                       "this one (default: it sees the plan)")  # fmt: skip
+    plan.add_argument("--camera", type=Path, metavar="FOLDER", help="a compact world model that was trained on this "
+                      "camera: path.png shows the gripper's path in what it sees (default: --world-model)")  # fmt: skip
     plan.add_argument("--seed", type=int, default=0, help="of the plans")
-    plan.add_argument("--out", type=Path, default=Path("plan"), metavar="FOLDER", help="plan.mp4, actions.json and "
-                      "plan.json go here (default %(default)s)")  # fmt: skip
+    plan.add_argument("--out", type=Path, default=Path("plan"), metavar="FOLDER", help="plan.mp4, path.png, "
+                      "actions.json and plan.json go here (default %(default)s)")  # fmt: skip
 
 
 def _adopt_arguments(adopt: argparse.ArgumentParser) -> None:
@@ -88,13 +90,16 @@ def plan(args: argparse.Namespace, console: Console) -> int:
     settings = PlanSettings(
         planner=args.planner, judge=args.judge, world_model=args.world_model, best_of=args.best_of, seed=args.seed
     )
-    found = make_plan(settings, args.image, args.instruction, args.out)
+    found = make_plan(settings, args.image, args.instruction, args.out, camera=args.camera)
     judged = f"; the best of {len(found.scores)} scores {found.scores[found.best]:.2f}" if found.scores else ""
+    path = f"in {found.path}" if found.path else f"not drawn into the camera's picture: {found.no_path}"
     text = (
         f"{found.planner}: {found.steps} steps in {found.video}{judged}\n"
+        f"the gripper's path: {path}\n"
         f"on a started robot, real or simulated: gymnast evaluate replay:{found.actions.resolve()} --count 1"
     )
     value = {"planner": found.planner, "video": str(found.video), "actions": str(found.actions), "steps": found.steps,
-             "scores": list(found.scores), "best": found.best}  # fmt: skip
+             "scores": list(found.scores), "best": found.best, "path": None if found.path is None else str(found.path),
+             "no_path": found.no_path}  # fmt: skip
     emit(args, console, value, text)
     return 0

@@ -290,5 +290,6 @@ PICTURES: dict[str, Callable[..., tuple[bytes, str]]] = {
     "/jobs/{job_id}/dreams/{name}.webp": job_pages.dream,
     "/jobs/{job_id}/imagined/{number}.webp": job_pages.imagined_film,
     "/jobs/{job_id}/plan.webp": plan_pages.film,
+    "/jobs/{job_id}/path.png": plan_pages.path_picture,
     "/jobs/{job_id}/audit": job_pages.audit_report,
 }

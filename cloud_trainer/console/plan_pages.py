@@ -10,7 +10,7 @@ from markupsafe import Markup
 from cloud_trainer.console import media
 from cloud_trainer.console.forms import Form, whole
 from cloud_trainer.console.sources import Sources
-from cloud_trainer.jobs.plan_files import FILM
+from cloud_trainer.jobs.plan_files import FILM, PATH
 from cloud_trainer.service.handlers import Handlers, PlanRequest
 from cloud_trainer.store.protocols import JobRow
 from gymnast_core.jobs import PlanResult, PlanSpec
@@ -33,6 +33,7 @@ def plans(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str
     made = [row for row in ask.jobs.all(user) if row.kind == PlanSpec.kind]
     return {
         "planners": ask.plans.planners(user),
+        "cameras": ask.plans.cameras(user),
         "seen": [report.robot for report in ask.robots.all(user) if report.frame],
         "rows": rows,
         "wanted": {"place": f"episode:{wanted}" if wanted else f"robot:{query.get('robot', '')}"},
@@ -48,6 +49,7 @@ def begin(ask: Handlers, user: User, form: Form) -> tuple[str, str]:
     asked = PlanRequest(
         form.get("planner", ""), form.get("instruction", "").strip(), robot=name if kind == "robot" else "",
         episode=name if kind == "episode" else "", best_of=whole(form, "best_of"), seed=whole(form, "seed") or 0,
+        world_model=form.get("camera", ""),
     )  # fmt: skip
     job = ask.plans.begin(user, asked, key=form.get("key", "") or ask.jobs.fresh_key(user, f"plan-{user.name}"))
     return "planning; nothing moves", f"/jobs/{job.job_id}"
@@ -63,7 +65,8 @@ def made(row: JobRow) -> dict[str, object]:
         "planner": result.planner, "judge": result.judge, "frames": len(result.frame_steps),
         "scores": result.scores, "best": result.best, "instruction": row.spec.get("instruction", ""),
         "begins": row.spec.get("robot") or row.spec.get("episode", ""),
-        "path": path(actions_TA), "plot": media.action_plot(actions_TA),
+        "path": path(actions_TA), "plot": media.action_plot(actions_TA), "no_path": result.no_path,
+        "camera": result.camera,
     }  # fmt: skip
 
 
@@ -74,6 +77,15 @@ def film(sources: Sources, user: User, *, job_id: str) -> tuple[bytes, str]:
     if not there.exists():
         raise NotFoundError(f"job {job_id} has drawn no plan; it ended before, or is of another kind")
     return there.read_bytes(), "image/webp"
+
+
+def path_picture(sources: Sources, user: User, *, job_id: str) -> tuple[bytes, str]:
+    """The gripper's path in the camera's picture, which a job kept."""
+    sources.ask.jobs.find(user, job_id)
+    there = sources.job_folder(job_id) / PATH
+    if not there.exists():
+        raise NotFoundError(f"job {job_id} has drawn no path into a picture")
+    return there.read_bytes(), "image/png"
 
 
 def path(actions_TA: FloatArray) -> Markup:

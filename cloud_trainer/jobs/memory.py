@@ -88,7 +88,8 @@ class MemoryWatch:
         if self._exceeded:
             raise JobMemoryError(
                 f"it used more than {self._most / GIB:.3g} GiB; make it smaller (groups, group_size, most_episodes, "
-                "dream.batch_size), or whoever runs the trainer lets jobs use more: gymnast serve --job-memory-gib"
+                "a DiT's dream.batch_size), or whoever runs the trainer lets jobs use more: gymnast serve "
+                "--job-memory-gib"
             )
 
     def _run(self) -> None:

@@ -2,3 +2,5 @@
 
 FILM = "plan.webp"
 """Frames of the plan that is kept."""
+PATH = "path.png"
+"""Its path in the camera's picture, where that is known."""

@@ -189,15 +189,17 @@ def require_dream(manifest: Manifest, dream: DreamConfig) -> None:
     """Let settings of a dream pass that the world model heeds.
 
     Raises:
-        ConfigError: it is a compact one, which samples as it was trained to and without guidance.
+        ConfigError: it is a compact one, which samples as it was trained to, without guidance, and batches as it does.
     """
     given = {"steps": dream.steps, "guidance": dream.guidance if dream.guidance != 1.0 else None}
+    given |= {name: value for name, value in dream.named().items() if name in ("batch_size", "image_size")}
     said = [f"dream.{name} {value:g}" for name, value in given.items() if value is not None]
     if manifest.architecture == COMPACT and said:
+        config = manifest.config
         raise ConfigError(
             f"{' and '.join(said)}: {manifest.id} is a compact world model, which has no guidance and draws a frame in "
-            f"the {manifest.config.get('sampling_steps')} steps that it was made for; leave it out, or make one of "
-            "other steps: gymnast wm distil"
+            f"the {config.get('sampling_steps')} steps that it was made for, {config.get('image_size')} pixels a side "
+            "and as many rows at a time as it always does; leave it out, or make one of other steps: gymnast wm distil"
         )
 
 
@@ -219,6 +221,11 @@ def require_practice(found: Capabilities, model: str, *, robot: RobotSpec = WIDO
 def makes_plans(manifest: Manifest) -> bool:
     """Whether a checkpoint makes plans from words."""
     return manifest.architecture in PLANNERS and ActionKind.TEXT in declared_by(manifest).actions
+
+
+def knows_camera(manifest: Manifest) -> bool:
+    """Whether a checkpoint says how its camera sees the arm's base frame."""
+    return manifest.architecture == COMPACT and "camera_matrix" in manifest.config
 
 
 def require_plans(manifest: Manifest) -> None:

@@ -34,6 +34,9 @@ class PlanSpec(JobSpec):
     """Whose picture that is."""
     judge: str = ""
     """Checkpoint of a learned judge; empty is the trainer's newest. It looks at the drawn frames."""
+    world_model: str = ""
+    """Checkpoint of a compact world model that knows the camera: the path is drawn into the picture, too, where the
+    plan begins at an episode, which says where the arm is. Empty is a camera that nobody knows."""
     best_of: Annotated[int, Field(ge=1, le=16)] = 4
     """Plans to choose from."""
 
@@ -51,11 +54,11 @@ class PlanSpec(JobSpec):
     @property
     def checkpoints(self) -> tuple[str, ...]:
         """See JobSpec."""
-        return ("planner", "judge")
+        return ("planner", "judge", *(("world_model",) if self.world_model else ()))
 
 
 class PlanResult(JobResult):
-    """What a plan job leaves behind: plan.webp in its folder, and what it shows."""
+    """What a plan job leaves behind: plan.webp and, where it could be drawn, path.png in its folder; what they show."""
 
     planner: str
     """Id of the planner."""
@@ -69,3 +72,7 @@ class PlanResult(JobResult):
     """Control step of each frame; the first is 0, what is seen now."""
     actions: tuple[tuple[float, ...], ...] = ()
     """T rows of 7: metres, radians, gripper opening."""
+    camera: str = ""
+    """Id of the world model whose camera path.png shows the gripper's path in; empty where it was not drawn."""
+    no_path: str = ""
+    """Why not, in words."""

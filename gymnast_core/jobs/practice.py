@@ -38,7 +38,7 @@ Guidance = Annotated[float, Field(ge=0, le=100)]
 
 
 class DreamConfig(Settings):
-    """How a DiT dreams in a job; a compact model leaves nothing to choose but how long."""
+    """How a DiT dreams in a job; a compact model leaves nothing to choose but how long, and the rest is refused."""
 
     where: ClassVar[str] = "dream"
 

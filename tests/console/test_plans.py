@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,11 @@ from cloud_trainer.jobs.shelf import Shelves
 from cloud_trainer.jobs.submission import check_submission
 from cloud_trainer.progress import never, silent
 from cloud_trainer.service import Service, ServiceConfig
+from cloud_trainer.store.protocols import EpisodeRow
 from cloud_trainer.world_model.planner.model import CompactPlanner
 from cloud_trainer.world_model.planner.network import PlannerConfig
-from gymnast_core.episodes import write_episode
+from gymnast_core.episodes import read_summary, write_episode
+from gymnast_core.episodes.spool import file_digest
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs import PlanSpec
 from gymnast_core.records.manifest import read_manifest
@@ -79,12 +82,44 @@ def test_a_plan_from_what_a_robot_sees_is_asked_for_drawn_and_shown(planning: tu
     row = service.jobs.get("default", job_id)
     assert (row.state, row.error) == ("done", "")
     page = ana.get(address).text
-    for said in ("close the drawer", "nothing moved", "plan 1:", "plan 2:", "kept", "never calibrated",
+    assert "path.png" not in page
+    assert ana.get(f"{address}/path.png").status_code == 404
+    for said in ("close the drawer", "Not drawn into the camera", "no world model was named that knows this camera",
+                 "nothing moved", "plan 1:", "plan 2:", "kept", "never calibrated",
                  "path of the gripper over 15 steps", "actions over 15 steps"):  # fmt: skip
         assert said in page, said
     film = Image.open(io.BytesIO(ana.get(f"{address}/plan.webp").content))
     assert film.size == (4 * 64, 64), "what is seen now, and a frame a second"
     assert "close the drawer" in ana.get("/plans").text
+
+
+def test_the_path_is_drawn_into_what_the_camera_saw_when_an_episode_began(
+    planning: tuple[Service, TestClient], tmp_path: Path
+) -> None:
+    service, ana = planning
+    file = write_episode(tmp_path / "recorded", episode(0), robot="sim-0")
+    summary, digest, size = read_summary(file), file_digest(file), file.stat().st_size
+    service.blobs.put_file(file, digest)
+    name = summary.header.episode_id
+    row = EpisodeRow(0, "default", name, "bridge-1", digest, size, time.time_ns(), "valid", "", "lift",
+                     "success", "operator:ana", summary.steps)  # fmt: skip
+    assert service.meta.add_episodes([row]) == ["added"]
+    world = read_manifest(shipped_checkpoints() / "world_model").id
+    assert f"<option>{world}</option>" in ana.get("/plans").text
+    asked = {"place": f"episode:{name}", "instruction": "lift the red cube", "best_of": "1", "camera": world}
+    begun = ana.post("/plans", data=asked, headers=JSON)
+    assert begun.status_code == 200, begun.text
+    address = begun.json()["go"]
+    job_id = address.rsplit("/", 1)[-1]
+    wait_for(lambda: service.jobs.get("default", job_id).ended, "the plan", timeout_s=300)
+    row = service.jobs.get("default", job_id)
+    assert (row.state, row.error) == ("done", "")
+    page = ana.get(address).text
+    assert f"Seen as by the camera that {world} was trained on" in page
+    assert "Not drawn into" not in page
+    picture = ana.get(f"{address}/path.png")
+    assert picture.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(picture.content)).size == (512, 512)
 
 
 def test_what_cannot_be_planned_is_refused_on_the_page(planning: tuple[Service, TestClient], bench: Bench) -> None:

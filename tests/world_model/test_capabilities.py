@@ -159,13 +159,29 @@ def test_nothing_is_commanded_in_a_model_of_words(planner: Path, data: Any, tmp_
         check_submission(shelves, lambda _: None, "default", "improve", asked)  # type: ignore[arg-type, return-value]
 
 
-def test_a_compact_model_refuses_steps_and_guidance_that_it_would_not_heed(tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    ("dream", "said"),
+    [
+        ({"steps": 4, "guidance": 2.0}, "dream.steps 4 and dream.guidance 2"),
+        ({"batch_size": 8}, "dream.batch_size 8"),
+        ({"batch_size": 40}, "dream.batch_size 40"),  # the default, but somebody named it
+        ({"image_size": 64, "steps": 1}, "dream.steps 1 and dream.image_size 64"),
+    ],
+)
+def test_a_compact_model_refuses_settings_of_a_dream_that_it_would_not_heed(
+    dream: dict[str, float], said: str, tmp_path: Path
+) -> None:
     shelves = Shelves(tmp_path / "trainer", [SHIPPED.parent / "policy", SHIPPED])
     (policy,) = shelves.of("default").ids("policy")
     for named in ({}, {"world_model": read_manifest(SHIPPED).id}):  # the trainer's own choice is looked at, too
-        asked = {"policy": policy, "config": {"dream": {"steps": 4, "guidance": 2.0}}, **named}
-        with pytest.raises(ConfigError, match=r"dream.steps 4 and dream.guidance 2: world_model-\S+ is a compact"):
+        asked = {"policy": policy, "config": {"device": "cpu", "dream": dream}, **named}
+        with pytest.raises(ConfigError, match=rf"{said}: world_model-\S+ is a compact"):
             check_submission(shelves, lambda _: None, "default", "improve", asked)  # type: ignore[arg-type, return-value]
+    heeded = {"policy": policy, "config": {"device": "cpu", "dream": {"episode_steps": 15}}}
+    check_submission(shelves, lambda _: None, "default", "improve", heeded)  # type: ignore[arg-type, return-value]
+
+
+def test_a_compact_model_is_not_served_in_steps_that_it_was_not_made_for(capsys: Any) -> None:
     assert main(["--json", "wm", "serve", str(SHIPPED), "--port", "0", "--steps", "4"]) == 2
     assert "gymnast wm distil" in json.loads(capsys.readouterr().out)["message"]
 

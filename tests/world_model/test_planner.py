@@ -100,11 +100,20 @@ def test_a_planner_is_trained_and_plans_by_the_command_line(tmp_path: Path, caps
     found = json.loads(capsys.readouterr().out)
     assert read_video(Path(found["video"])).shape == (4, 64, 64, 3)
     assert np.array(json.loads(Path(found["actions"]).read_text())).shape == (15, 7)
+    assert (found["path"], found["no_path"]) == (None, "no world model was named that knows this camera")
+    camera = ["--camera", str(shipped_checkpoints() / "world_model")]
+    assert main([*plan, "--image", files[0], *camera]) == 0
+    drawn = Path(json.loads(capsys.readouterr().out)["path"])
+    assert cv2.imread(str(drawn)).shape == (512, 512, 3)
+    assert main([*plan, "--image", str(tmp_path / "scene.png"), "--instruction", "lift the red cube", *camera]) == 0
+    assert "does not say where the arm is" in json.loads(capsys.readouterr().out)["no_path"]
+    assert not drawn.exists(), "of the plan before"
     judged = ["--best-of", "3", "--judge", str(shipped_checkpoints() / "judge")]
     dreamt = ["--world-model", str(shipped_checkpoints() / "world_model")]
     assert main([*plan, "--image", files[0], *judged, *dreamt]) == 0, "words and pose are the episode's"
     found = json.loads(capsys.readouterr().out)
     assert len(found["scores"]) == 3
+    assert found["path"], "the world model that the judge looks into knows the camera"
     assert found["scores"][found["best"]] == max(found["scores"])
     assert json.loads((tmp_path / "plan" / "plan.json").read_text())["instruction"] == EPISODES[0].instruction
 

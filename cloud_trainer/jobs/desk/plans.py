@@ -11,15 +11,17 @@ import numpy as np
 
 from cloud_trainer.jobs.desk.episodes import episode_files, labelled_episodes
 from cloud_trainer.jobs.plan import seen
+from cloud_trainer.jobs.plan_files import PATH
 from cloud_trainer.practice.plan_policy import PlanSettings, open_plan_policy
 from cloud_trainer.progress import Progress
 from cloud_trainer.world_model.compact.data import clips_of
 from cloud_trainer.world_model.data.video import read_picture, write_video
 from cloud_trainer.world_model.planner.network import PlannerConfig
+from cloud_trainer.world_model.planner.picture import path_picture
 from cloud_trainer.world_model.planner.train import PlannerTraining, train_planner
 from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ConfigError
-from gymnast_core.records.manifest import Manifest
+from gymnast_core.records.manifest import Manifest, read_manifest
 from gymnast_core.settings import settings_in
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Observation
@@ -40,6 +42,8 @@ class Planned:
         steps: control steps.
         scores: the judge's, of every plan that there was; empty without one.
         best: which was kept.
+        path: picture of the gripper's path in what the camera sees; None where it is not drawn.
+        no_path: why not.
     """
 
     planner: str
@@ -48,6 +52,8 @@ class Planned:
     steps: int
     scores: tuple[float, ...]
     best: int
+    path: Path | None
+    no_path: str
 
 
 def train(episodes: Sequence[Path], out: Path, config: PlannerTraining, *, progress: Progress) -> Manifest:
@@ -91,14 +97,19 @@ def adopt_planner(
     return adopt(WanSettings.model_validate({**values, **named}), reader, out)
 
 
-def make_plan(settings: PlanSettings, image: Path, instruction: str, out: Path) -> Planned:
+def make_plan(
+    settings: PlanSettings, image: Path, instruction: str, out: Path, *, camera: Path | None = None
+) -> Planned:
     """Plan from one picture, or from where a recorded episode began; writes plan.mp4, actions.json and plan.json.
+
+    Where an episode says where the arm is, and a world model how the camera sees it, path.png shows the gripper's path.
 
     Args:
         settings: how.
         image: a square picture, or an .mcap file.
         instruction: what the arm should do; empty is the episode's.
         out: folder to write.
+        camera: checkpoint of a compact world model that knows the camera; None is the one of the settings, if any.
 
     Raises:
         ConfigError: no instruction; or a world model is to do the plan's actions, and a picture does not say where the
@@ -116,9 +127,20 @@ def make_plan(settings: PlanSettings, image: Path, instruction: str, out: Path) 
     every = int(plans.frame_steps_F[1])
     write_video(video, plans.frames_BFHWC[0], fps=max(1, round(WIDOWX_250S.control_hz / every)))
     actions.write_text(json.dumps(plans.actions_BTA[0].round(5).tolist()))
-    found = Planned(plans.planner, video, actions, plans.actions_BTA.shape[1], tuple(scores), int(chosen.best_B[0]))
+    knows, pose_P = camera or settings.world_model, observation.proprio_BP[0] if image.suffix == EPISODE else None
+    shown = path_picture(
+        observation.frames_of("")[0], pose_P, plans.actions_BTA[0], None if knows is None else read_manifest(knows)
+    )
+    (out / PATH).unlink(missing_ok=True)  # of a plan before
+    if shown.png:
+        (out / PATH).write_bytes(shown.png)
+    found = Planned(
+        plans.planner, video, actions, plans.actions_BTA.shape[1], tuple(scores), int(chosen.best_B[0]),
+        out / PATH if shown.png else None, shown.why_not,
+    )  # fmt: skip
     about = {"planner": found.planner, "instruction": text, "image": str(image), "scores": scores, "best": found.best,
-             "frame_steps": plans.frame_steps_F.tolist(), "settings": settings.to_json()}  # fmt: skip
+             "frame_steps": plans.frame_steps_F.tolist(), "no_path": found.no_path,
+             "settings": settings.to_json()}  # fmt: skip
     (out / "plan.json").write_text(json.dumps(about, indent=1))
     return found
 

@@ -9,7 +9,7 @@ from cloud_trainer.service.handlers.checkpoints import CheckpointHandlers
 from cloud_trainer.service.handlers.jobs import JobHandlers
 from cloud_trainer.service.handlers.robots import RobotHandlers
 from cloud_trainer.store.protocols import JobRow
-from cloud_trainer.world_model.capabilities import makes_plans
+from cloud_trainer.world_model.capabilities import knows_camera, makes_plans
 from gymnast_core.authority import Who, authorise
 from gymnast_core.errors import NotPossibleError
 from gymnast_core.jobs import PlanSpec
@@ -26,6 +26,7 @@ class PlanRequest:
         episode: id; its first frame is where the plan begins.
         best_of: plans to choose from; None is as usual.
         seed: of the plans.
+        world_model: checkpoint that knows the camera, see PlanSpec.
     """
 
     planner: str
@@ -34,6 +35,7 @@ class PlanRequest:
     episode: str = ""
     best_of: int | None = None
     seed: int = 0
+    world_model: str = ""
 
 
 class PlanHandlers:
@@ -52,6 +54,11 @@ class PlanHandlers:
         """Return the ids of what makes plans here, the newest first."""
         known = self._checkpoints.all(who)
         return [name for name, one in known.items() if one.manifest.kind == "world_model" and makes_plans(one.manifest)]
+
+    def cameras(self, who: Who) -> list[str]:
+        """Return the ids of world models that know their camera, the newest first."""
+        known = self._checkpoints.all(who)
+        return [name for name, one in known.items() if knows_camera(one.manifest)]
 
     def begin(self, who: Who, asked: PlanRequest, *, key: str) -> JobRow:
         """Have a plan made; a robot's picture is the one that it reported last.
@@ -73,7 +80,8 @@ class PlanHandlers:
                 "this trainer has no planner: gymnast wm train-planner EPISODES --out FOLDER, then gymnast serve "
                 "--import FOLDER"
             )
-        values = {"planner": planner, "instruction": asked.instruction, "seed": asked.seed, "episode": asked.episode}
+        values = {"planner": planner, "instruction": asked.instruction, "seed": asked.seed, "episode": asked.episode,
+                  "world_model": asked.world_model}  # fmt: skip
         if asked.robot:
             frame = self._robots.frame(who, asked.robot).frame
             if not frame:
