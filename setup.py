@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = "gymnast_ros"
 OURS = ("gymnast_core", "gymnast_client", PACKAGE, "cloud_trainer", "gymnast_cli")
-DATA = (".html", ".css", ".js", ".svg", ".pyi")
+DATA = (".html", ".css", ".js", ".svg", ".pyi", ".xml")
 NODES = ("sim_world", "command_gate", "rollout", "bridge", "widowx_arm", "teleop", "page", "keyboard", "evaluate_once")
 
 if sys.version_info < (3, 10):  # noqa: UP036  (colcon does not look at python_requires)

@@ -21,8 +21,9 @@ from gymnast_ros.enclaves import security_environment
 from gymnast_ros.graph import GraphConfig, graph
 from gymnast_ros.keyring import Claim
 from gymnast_ros.log_tail import LogTail
-from gymnast_ros.processes import ENVIRONMENT, REFUSED, RESPAWN_DELAY_S, RESPAWNED, NodeSpec
+from gymnast_ros.processes import REFUSED, RESPAWN_DELAY_S, RESPAWNED, NodeSpec, environment
 from gymnast_ros.run.ticker import prefer
+from gymnast_ros.sockets import examine_sockets
 
 LOG = logging.getLogger(__name__)
 
@@ -110,20 +111,20 @@ class Graph:
     def _spawn(self, spec: NodeSpec) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", f"gymnast_ros.nodes.{spec.executable}", *spec.ros_arguments()]
         with (self.logs / f"{spec.name}.log").open("ab") as log:
-            environment = self._environment() | ({RESPAWNED: "1"} if spec.respawn else {})
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            values = self._environment() | ({RESPAWNED: "1"} if spec.respawn else {})
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=values)
         if spec.priority and (problem := prefer(process.pid, spec.priority)):
             LOG.warning("ordinary_scheduling node=%s reason=%s", spec.name, problem)
         return process
 
     def _environment(self) -> dict[str, str]:
-        environment = {**ENVIRONMENT, **os.environ, **(self._claim.environment if self._claim is not None else {})}
-        environment[STARTER] = str(os.getpid())
+        values = {**os.environ, **environment(os.environ)} | (self._claim.environment if self._claim else {})
+        values[STARTER] = str(os.getpid())
         if self.config.domain_id is not None:
-            environment["ROS_DOMAIN_ID"] = str(self.config.domain_id)
+            values["ROS_DOMAIN_ID"] = str(self.config.domain_id)
         if self.config.enclaves is not None:
-            environment |= security_environment(self.config.enclaves)
-        return environment
+            values |= security_environment(self.config.enclaves)
+        return values
 
     def _supervise(self) -> None:
         due: dict[str, float] = {}
@@ -157,6 +158,9 @@ def up(config: GraphConfig, show: Callable[[str], None]) -> int:
     running.logs.mkdir(parents=True, exist_ok=True)
     tail = LogTail(running.logs)
     supervised = Supervised()
+    sockets = examine_sockets()
+    if sockets is not None and sockets.remedy:
+        show(f"{sockets.what} -> {sockets.remedy}")
     with running:
         supervised.ready()
         show(f"processes: {', '.join(f'{name} {pid}' for name, pid in running.pids.items())}")

@@ -1,4 +1,4 @@
-"""Looks over a robot's folder: what waits, what the trainer would not have, what lies there and is no episode."""
+"""Looks over a robot's folder: what waits, what the trainer would not have, what is no episode; and its sockets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from gymnast_core.episodes.spool import Spool
 from gymnast_core.errors import ConfigError
 from gymnast_core.finding import Finding
+from gymnast_ros.sockets import examine_sockets
 
 NAMED = 5
 
@@ -36,6 +37,8 @@ def examine_robot(folder: Path) -> Iterator[Finding]:
             "spool", "warning", f"the trainer refused {len(refused)} episodes: {_named(refused)}",
             f"read the reasons beside them (*.reason) in {refused[0].parent}",
         )  # fmt: skip
+    if (sockets := examine_sockets()) is not None:
+        yield sockets
 
 
 def _named(paths: list[Path]) -> str:

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gymnast_ros.sockets import PROFILE
+
 ParameterValue = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
 """Of a ROS parameter."""
 RESPAWN_DELAY_S = 1.0
+TRANSPORTS, PROFILES = "FASTDDS_BUILTIN_TRANSPORTS", "FASTRTPS_DEFAULT_PROFILES_FILE"
 ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl", "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
+    "OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl", TRANSPORTS: "UDPv4", PROFILES: str(PROFILE),
     "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
 }  # fmt: skip
 """Of every process, where the user has set nothing else.
@@ -18,7 +21,8 @@ ENVIRONMENT = {
 Nobody outside this machine joins the robot's DDS domain unless the user sets ROS_AUTOMATIC_DISCOVERY_RANGE=SUBNET.
 
 Two torch threads on a busy machine are several times slower than one. UDPv4 is Fast DDS without shared memory, which is
-known to stop delivering after a reader was killed (kill -9, out of memory): eProsima/Fast-DDS issues 5469 and 5053.
+known to stop delivering after a reader was killed (kill -9, out of memory): eProsima/Fast-DDS issues 5469 and 5053. The
+profile says the same, and gives the sockets room, which no variable does for UDPv4.
 """
 ESCALATE_AFTER_S = {"sim": 5.0, "real": 25.0}
 """SIGINT, then SIGTERM after this, then SIGKILL: a real arm needs the time to reach its sleep pose."""
@@ -29,6 +33,18 @@ SECURITY = "ROS_SECURITY_ENABLE"
 """Environment of ROS 2: \"true\" where DDS has to ask every participant for its certificate."""
 RESPAWNED = "GYMNAST_RESPAWNED"
 """Environment of our processes: whether they are respawned."""
+
+
+def environment(users: Mapping[str, str]) -> dict[str, str]:
+    """Return ENVIRONMENT with what the user has set; our profile would overrule another choice of transports.
+
+    Args:
+        users: the environment of whoever starts the graph.
+    """
+    ours = dict(ENVIRONMENT)
+    if users.get(TRANSPORTS, ours[TRANSPORTS]) != ours[TRANSPORTS]:
+        del ours[PROFILES]
+    return {name: users.get(name, value) for name, value in ours.items()}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
     IncludeLaunchDescription,
+    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
     SetEnvironmentVariable,
@@ -27,14 +28,15 @@ from gymnast_ros.enclaves import ENCLAVE, security_environment
 from gymnast_ros.graph import GraphConfig, enclave_of, graph
 from gymnast_ros.keyring import Claim
 from gymnast_ros.processes import (
-    ENVIRONMENT,
     ESCALATE_AFTER_S,
     REFUSED,
     RESPAWN_DELAY_S,
     RESPAWNED,
     ExternalSpec,
     NodeSpec,
+    environment,
 )
+from gymnast_ros.sockets import examine_sockets
 from gymnast_ros.vendors import devices, external
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
@@ -61,8 +63,11 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     check_known(getattr(context, "argv", None) or (), sys.argv, "bridge.launch.py", ARGUMENTS)
     config = config_from({argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS})
     actions: list[LaunchDescriptionEntity] = [
-        SetEnvironmentVariable(name, os.environ.get(name, value)) for name, value in ENVIRONMENT.items()
+        SetEnvironmentVariable(name, value) for name, value in environment(os.environ).items()
     ]
+    sockets = examine_sockets()
+    if sockets is not None and sockets.remedy:
+        actions.append(LogInfo(msg=f"{sockets.what} -> {sockets.remedy}"))
     check_files(config)
     claim = Claim(config)
     CLAIMS.append(claim)

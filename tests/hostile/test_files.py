@@ -309,11 +309,12 @@ def test_what_is_no_file_in_a_robots_spool_holds_up_nothing(tmp_path):
 def test_what_is_no_episode_in_a_robots_spool_is_reported(tmp_path, capsys):
     spool = Spool(tmp_path / "spool")
     assert main(["--json", "doctor", "--robot", str(tmp_path)]) == 0
-    assert [json.loads(line)["state"] for line in capsys.readouterr().out.splitlines()] == ["ok"]
+    spooled, sockets = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (spooled["check"], spooled["state"], sockets["check"]) == ("spool", "ok", "sockets")
     (tmp_path / "spool" / "pending" / "notes\n.txt").write_text("not an episode")
     spool.enqueue(make_episode(spool.recording_folder, "ep-1"))
     assert main(["--json", "doctor", "--robot", str(tmp_path)]) == 0
-    waiting, stray = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    waiting, stray, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert waiting["what"].startswith("1 episodes of ")
     assert (stray["state"], "'notes\\n.txt'" in stray["what"]) == ("warning", True), stray
     assert main(["doctor", "--robot", str(tmp_path / "elsewhere")]) == 2

@@ -35,7 +35,7 @@ class LaunchConfiguration(Recorded):
 CONTENTS = {
     "launch": ("LaunchContext", "LaunchDescription", "LaunchDescriptionEntity"),
     "launch.actions": (
-        "DeclareLaunchArgument", "EmitEvent", "ExecuteProcess", "IncludeLaunchDescription", "OpaqueFunction",
+        "DeclareLaunchArgument", "EmitEvent", "ExecuteProcess", "IncludeLaunchDescription", "LogInfo", "OpaqueFunction",
         "RegisterEventHandler", "SetEnvironmentVariable",
     ),
     "launch.event_handlers": ("OnProcessExit",),

@@ -18,6 +18,7 @@ from gymnast_ros.graph import GraphConfig, graph
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import evaluate_once
 from gymnast_ros.processes import ENVIRONMENT, REFUSED
+from gymnast_ros.sockets import examine_sockets
 from gymnast_ros.vendors import devices, external
 from tests.ros.fake_launch import install
 
@@ -186,6 +187,16 @@ def test_processes_never_share_memory_that_a_killed_one_keeps(bridge, monkeypatc
     let_go(bridge)
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "DEFAULT")
     assert environment(bridge.start(texts()))["FASTDDS_BUILTIN_TRANSPORTS"] == "DEFAULT"
+
+
+def test_a_kernel_that_grants_small_sockets_is_named_when_the_graph_starts(bridge, monkeypatch, tmp_path) -> None:
+    for limit, named in ((212_992, 1), (2 * 1024 * 1024, 0)):
+        (tmp_path / "rmem_max").write_text(str(limit))
+        monkeypatch.setattr(examine_sockets, "__defaults__", (tmp_path / "rmem_max",))
+        said = [action.named["msg"] for action in bridge.start(texts()) if type(action).__name__ == "LogInfo"]
+        assert len(said) == named
+        assert all("sudo sysctl -w net.core.rmem_max=2097152" in line for line in said)
+        let_go(bridge)
 
 
 def test_launch_hands_the_key_down_and_refuses_a_second_graph_by_name(bridge) -> None:
