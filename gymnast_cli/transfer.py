@@ -36,7 +36,6 @@ def add_import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("format", choices=(*KINDS, *installed(DATASETS)), help="of the dataset")
     parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="its folder; of mcap files or folders")
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="write episode files here, instead of to a trainer")
-    parser.add_argument("--robot", default=WIDOWX_250S.name, help=f"which arm it was (default {WIDOWX_250S.name})")
     parser.add_argument("--instruction", default="", help="of every episode, in place of the dataset's own")
     parser.add_argument(
         "--outcome", choices=[outcome.value for outcome in OUTCOMES], default=Outcome.UNLABELLED.value,
@@ -64,7 +63,7 @@ def run_import(args: argparse.Namespace, console: Console) -> int:
     """Bring a dataset in."""
     from cloud_trainer.jobs.desk import transfer
 
-    said = transfer.Said(args.robot, Outcome(args.outcome), args.instruction)
+    said = transfer.Said(args.robot or WIDOWX_250S.name, Outcome(args.outcome), args.instruction)
     config = reading(args, KINDS.get(args.format, args.format))
     found = [transfer.incoming(path, said, config) for path in args.paths]
     if args.into is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gymnast_core.extensions import DATASETS, installed
 from gymnast_core.json_values import JsonObject
+from gymnast_core.spec import WIDOWX_250S
 
 if TYPE_CHECKING:
     from cloud_trainer.jobs.desk.datasets import DatasetConfig
@@ -47,6 +48,10 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--action", dest="action_columns", metavar="COLUMNS", help="lerobot, rlds: columns of the action, as --state"
     )
+    parser.add_argument(
+        "--robot", metavar="MODEL",
+        help=f"which arm it was (default {WIDOWX_250S.name}; episode files say it themselves)",
+    )  # fmt: skip
     parser.add_argument("--fps", type=float, help="rlds: steps a second, which the data does not say (default 5)")
     parser.add_argument("--skip-broken", action="store_true", help="list and leave out episodes that cannot be read")
 
@@ -81,6 +86,7 @@ def reading(args: argparse.Namespace, kind: str) -> JsonObject:
         "state": args.state,
         "action": args.action_columns,
         "fps": args.fps,
+        "robot": args.robot,
     }
     settings = {name: value for name, value in given.items() if value is not None}
     return {"kind": kind, "actions": args.actions, **settings}

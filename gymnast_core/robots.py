@@ -35,9 +35,23 @@ def robot_named(name: str) -> RobotSpec:
     return spec
 
 
+def is_known(name: str) -> bool:
+    """Whether robot_named() would find an arm."""
+    return name in ROBOTS or name in installed(ARMS)
+
+
 def model_in(metadata: Mapping[str, object]) -> str:
     """Return the model of an episode's arm; of one that is silent, the WidowX 250s."""
     return str(metadata.get(ROBOT_MODEL, WIDOWX_250S.name))
+
+
+def robot_of(metadata: Mapping[str, object]) -> RobotSpec:
+    """Return the spec of an episode's arm.
+
+    Raises:
+        ConfigError: nobody here knows it; install the package that adds it.
+    """
+    return robot_named(model_in(metadata))
 
 
 def one_arm(models: Iterable[str]) -> str:
@@ -50,6 +64,15 @@ def one_arm(models: Iterable[str]) -> str:
     if len(found) > 1:
         raise ConfigError(f"episodes and checkpoints of several arms: {', '.join(found)}; use those of one arm")
     return found[0]
+
+
+def arm_of_all(episodes: Iterable[Mapping[str, object]]) -> RobotSpec:
+    """Return the one arm of episodes, by their metadata.
+
+    Raises:
+        ConfigError: they are of several, or nobody here knows it.
+    """
+    return robot_named(one_arm(map(model_in, episodes)))
 
 
 def declared(model: str) -> dict[str, str]:

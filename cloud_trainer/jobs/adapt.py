@@ -14,7 +14,7 @@ import torch
 from cloud_trainer.jobs.calibrated import calibrated_bounds
 from cloud_trainer.jobs.forgetting import ForgettingCheck
 from cloud_trainer.jobs.gates import Passed, require_gates, starts_within
-from cloud_trainer.jobs.job import Job, load_episodes, practice_steps, require_audited
+from cloud_trainer.jobs.job import Job, arm_of, load_episodes, practice_steps, require_audited
 from cloud_trainer.jobs.practice import clips_for, frame_sizes, grpo_config, lineage_of, practice_judge, result_of
 from cloud_trainer.jobs.reinforce import at_hand, at_most, judge_maker, novel_beginnings, reinforce
 from cloud_trainer.jobs.scene import SceneEpisodes, check_scene, divide, scene_gates
@@ -56,7 +56,7 @@ def adapt(job: Job[AdaptSpec], *, clock: Callable[[], float] = time.monotonic) -
     spec, config = job.spec, job.spec.config
     deadline = clock() + (math.inf if spec.budget_s is None else spec.budget_s)
     require_ray(config.ray)
-    home = load_world(job.checkpoints["world_model"], config.dream)
+    home = load_world(job.checkpoints["world_model"], config.dream, robot=arm_of(job.checkpoints))
     frame_sizes(job, home)
     episodes = load_episodes(job, config.most_episodes, home.image_size, also=spec.checked or ())
     steps = practice_steps(episodes, config.dream.episode_steps)

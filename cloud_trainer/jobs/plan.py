@@ -20,6 +20,7 @@ from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_core.jobs import PlanResult, PlanSpec
 from gymnast_core.records.manifest import read_manifest
+from gymnast_core.robots import model_in, one_arm
 from gymnast_core.types import PROPRIO_DIM, ByteArray, FloatArray, Observation
 
 
@@ -27,18 +28,18 @@ def plan(job: Job[PlanSpec]) -> PlanResult:
     """Plan from the job's picture, and keep the best of its plans by what the judge sees in their frames.
 
     Raises:
-        ConfigError: no picture to begin from, or a checkpoint is no planner.
+        ConfigError: no picture to begin from, or one of another arm than the planner's; or a checkpoint is no planner.
     """
-    spec = job.spec
-    frame_HWC, pose_P = _first(job)
+    spec, planner = job.spec, load_planner(job.checkpoints["planner"])
+    frame_HWC, pose_P = _first(job, planner.robot.name)
     observation = seen(frame_HWC, pose_P)
     judge = read_judge(job.checkpoints["judge"])
-    policy = PlanPolicy(load_planner(job.checkpoints["planner"]), judge=judge, best_of=spec.best_of)
+    policy = PlanPolicy(planner, judge=judge, best_of=spec.best_of)
     job.progress(ProgressEvent("plan", 0, 1))
     chosen = policy.choose(observation, [spec.instruction], seed=spec.seed)
     (job.folder / FILM).write_bytes(film(chosen.plans.frames_BFHWC[0]))
     camera = read_manifest(job.checkpoints["world_model"]) if spec.world_model else None
-    shown = path_picture(frame_HWC, pose_P, chosen.plans.actions_BTA[0], camera)
+    shown = path_picture(frame_HWC, pose_P, chosen.plans.actions_BTA[0], camera, planner.robot)
     if shown.png:
         (job.folder / PATH).write_bytes(shown.png)
     job.progress(ProgressEvent("plan", 1, 1))
@@ -68,8 +69,8 @@ def seen(frame_HWC: ByteArray, pose_P: FloatArray | None = None) -> Observation:
     return Observation({"camera": frame_HWC[None]}, pose_P[None], np.zeros(1, np.int64))
 
 
-def _first(job: Job[PlanSpec]) -> tuple[ByteArray, FloatArray | None]:
-    """The picture that the plan begins from, and where the arm is there, if anybody knows."""
+def _first(job: Job[PlanSpec], model: str) -> tuple[ByteArray, FloatArray | None]:
+    """The picture that the plan begins from, and where the arm is there, if anybody knows; an episode's of this arm."""
     spec = job.spec
     try:
         if spec.picture:
@@ -77,6 +78,7 @@ def _first(job: Job[PlanSpec]) -> tuple[ByteArray, FloatArray | None]:
         if not job.episodes:
             raise ConfigError(f"episode {spec.episode} was withdrawn meanwhile; plan from another")
         episode = read_episode(job.episodes[0].path)
+        one_arm((model_in(episode.metadata), model))
     except (CorruptError, binascii.Error) as error:
         raise ConfigError(f"{error}; plan from another picture") from error
     frames_THWC = next(iter(episode.images.values()))

@@ -18,6 +18,7 @@ from cloud_trainer.judge.choice import judge_of
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.practice.ray.cluster import require_ray
 from cloud_trainer.practice.train import Training
+from cloud_trainer.world_model.capabilities import capabilities_of
 from cloud_trainer.world_model.compact.data import Clips, clips_of, looking_into
 from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import World, load_world
@@ -79,13 +80,14 @@ def trusted_dream(job: Job[RefiningSpec]) -> Dream:
 
     Raises:
         NotTrustedError: the audit is out of bounds, or the judge's precision is not proven.
-        ConfigError: too few labelled episodes, or dreams longer than any of them.
+        ConfigError: too few labelled episodes, or dreams longer than any of them; or the world model does not know the
+            policy's arm, and is not refined.
         CancelledError: asked to stop.
     """
     config = job.spec.config
     require_ray(config.ray)
     named = practice_judge(config, job.checkpoints["judge"], job.folder) if config.judge else None
-    home = load_world(job.checkpoints["world_model"], config.dream, robot=arm_of(job.checkpoints))
+    home = _before_refinement(job)
     frame_sizes(job, home)
     loaded = load_episodes(job, config.most_episodes, home.image_size)
     steps, episodes = practice_steps(loaded, config.dream.episode_steps), split(loaded)
@@ -114,6 +116,13 @@ def trusted_dream(job: Job[RefiningSpec]) -> Dream:
     within = [starts_within(part, steps, passed.horizon) for part in parts.values()]
     starts, late = ([start for pair in within for start in pair[which]] for which in (0, 1))
     return Dream(world, world_model, judge, judge_folder, passed, parts, starts, late, steps, kept)
+
+
+def _before_refinement(job: Job[RefiningSpec]) -> World:
+    """The parent for the policy's arm where it knows that already, else for its own: refinement is yet to teach it."""
+    folder, arm = job.checkpoints["world_model"], arm_of(job.checkpoints)
+    knows = arm.name in capabilities_of(folder).domains
+    return load_world(folder, job.spec.config.dream, robot=arm if knows else None)
 
 
 def practice_judge(config: PracticeSettings, checkpoint: Path, folder: Path) -> Judge:

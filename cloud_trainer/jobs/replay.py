@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cloud_trainer.jobs.forgetting import load_batched
-from cloud_trainer.jobs.job import Job, load_episodes, practice_steps
+from cloud_trainer.jobs.job import Job, arm_of, load_episodes, practice_steps
 from cloud_trainer.jobs.runner import MOST_REPLAYED
 from cloud_trainer.judge.learned import LearnedJudge
 from cloud_trainer.practice.imagine import imagine_from
@@ -25,9 +25,9 @@ def replay(job: Job[ReplaySpec]) -> ReplayResult:
     """Dream the job's episodes again with the policy that acted, greedily, and compare the ends.
 
     Raises:
-        ConfigError: none of the episodes is labelled.
+        ConfigError: none of the episodes is labelled, or the world model does not know the policy's arm.
     """
-    world = load_world(job.checkpoints["world_model"])
+    world = load_world(job.checkpoints["world_model"], robot=arm_of(job.checkpoints))
     judge = LearnedJudge.load(job.checkpoints["judge"])
     policy = load_batched(job.checkpoints["policy"], device="auto")
 

@@ -20,6 +20,7 @@ from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.images import area_downsample
 from gymnast_core.judge import Judge, Verdict
 from gymnast_core.settings import Count, Seed, Settings, settings_in
+from gymnast_core.spec import RobotSpec
 from gymnast_core.types import ActionChunk, FloatArray, IntArray, Observation, RolloutBatch
 
 FolderName = Annotated[Path, Field(strict=False)]
@@ -99,6 +100,11 @@ class PlanPolicy:
         return f"{self._planner.version}-best{self._best_of}" if self._best_of > 1 else self._planner.version
 
     @property
+    def robot(self) -> RobotSpec:
+        """The arm that its plans are for."""
+        return self._planner.robot
+
+    @property
     def chunk_length(self) -> int:
         """Steps that are played of a plan."""
         return self._play
@@ -158,13 +164,14 @@ def open_plan_policy(settings: PlanSettings) -> PlanPolicy:
     """Return a plan policy by its settings.
 
     Raises:
-        ConfigError: the planner takes no words, or the world model no actions; a setting does not fit.
+        ConfigError: the planner takes no words, or the world model no actions of its arm; a setting does not fit.
         CheckpointError: a folder is no such checkpoint, or altered.
     """
+    planner = load_planner(settings.planner)
+    world = None if settings.world_model is None else load_world(settings.world_model, robot=planner.robot)
     return PlanPolicy(
-        load_planner(settings.planner), judge=None if settings.judge is None else read_judge(settings.judge),
-        world=None if settings.world_model is None else load_world(settings.world_model), best_of=settings.best_of,
-        play=settings.play, seed=settings.seed,
+        planner, judge=None if settings.judge is None else read_judge(settings.judge), world=world,
+        best_of=settings.best_of, play=settings.play, seed=settings.seed,
     )  # fmt: skip
 
 

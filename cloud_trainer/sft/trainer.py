@@ -212,6 +212,6 @@ def _starting_policy(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if isinstance(sizes, FlowPolicyConfig):
-            return FlowPolicy(FlowNetwork(sizes), ActionScale.of(actions_NA))
+            return FlowPolicy(FlowNetwork(sizes), ActionScale.of(actions_NA, robot))
         kind = HistoryPolicy if isinstance(sizes, HistoryPolicyConfig) else CompactPolicy
-        return kind(kind.network_class(sizes), action_bins_of(actions_NA, sizes.bins, robot))
+        return kind(kind.network_for(sizes, robot.name), action_bins_of(actions_NA, sizes.bins, robot))

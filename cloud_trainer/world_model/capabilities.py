@@ -18,6 +18,7 @@ from gymnast_core.errors import CheckpointError, ConfigError, CorruptError
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.json_values import JsonValue
 from gymnast_core.records.manifest import BOUNDS_NAME, MAX_CHARACTERS, Manifest, read_manifest
+from gymnast_core.robots import is_known, robot_named
 from gymnast_core.settings import Count, CountOrZero, Positive, Settings, Texts
 from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import ACTION_DIM
@@ -36,7 +37,7 @@ class ActionKind(str, enum.Enum):
     EE_DELTA7 = "ee_delta7"
     """7 numbers: metres, radians, gripper 0 closed / 1 open, deltas on the previous target."""
     JOINT = "joint"
-    """Absolute joint targets of a WidowX 250s (6) and the gripper; a dataset's are turned into ee_delta7."""
+    """Absolute joint targets of the arm (6) and the gripper; a dataset's are turned into ee_delta7."""
     CAMERA = "camera"
     """6 numbers: how far the camera moved, metres and radians."""
     TEXT = "text"
@@ -148,18 +149,28 @@ def declaration(capabilities: Capabilities) -> dict[str, JsonValue]:
     return {CAPABILITIES: capabilities.model_dump(mode="json")}
 
 
-def require_rollouts(found: Capabilities, model: str, *, robot: RobotSpec = WIDOWX_250S) -> None:
+def arm_of(found: Capabilities) -> RobotSpec:
+    """Return the arm that a model is for where nobody names one.
+
+    The WidowX 250s where it knows that, or no arm that is known here; else the first that it does.
+    """
+    if WIDOWX_250S.name in found.domains:
+        return WIDOWX_250S
+    return next((robot_named(name) for name in found.domains if is_known(name)), WIDOWX_250S)
+
+
+def require_rollouts(found: Capabilities, model: str, *, robot: RobotSpec | None = None) -> None:
     """Let a model pass in which an arm can be commanded.
 
     Args:
         found: what it declares.
         model: its id, for messages.
-        robot: the arm.
+        robot: the arm; None is the one that the model is for.
 
     Raises:
         ConfigError: it takes no actions of that arm, or not as the arm is commanded; names what and the remedy.
     """
-    kind = ActionKind.EE_DELTA7
+    kind, robot = ActionKind.EE_DELTA7, robot or arm_of(found)
     if kind not in found.actions:
         remedy = (
             "`gymnast wm plan` makes plans with it" if ActionKind.TEXT in found.actions else "train one on episodes"
@@ -181,7 +192,7 @@ def require_rollouts(found: Capabilities, model: str, *, robot: RobotSpec = WIDO
     if robot.name not in found.domains:
         raise ConfigError(
             f"world model {model} knows the domains {', '.join(found.domains) or 'none'}, not {robot.name}; refine it "
-            f"on episodes of that arm (gymnast wm train, dataset with robot={robot.name})"
+            f"on episodes of that arm (an improve job, or gymnast wm train with a dataset of robot={robot.name})"
         )
 
 
@@ -203,7 +214,7 @@ def require_dream(manifest: Manifest, dream: DreamConfig) -> None:
         )
 
 
-def require_practice(found: Capabilities, model: str, *, robot: RobotSpec = WIDOWX_250S) -> None:
+def require_practice(found: Capabilities, model: str, *, robot: RobotSpec | None = None) -> None:
     """Let a model pass that a policy may practise in, or a judge be measured in.
 
     Raises:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
+from cloud_trainer.world_model.capabilities import declared_by, require_rollouts
 from cloud_trainer.world_model.compact import model as compact_model
 from cloud_trainer.world_model.compact.data import clips_of
 from cloud_trainer.world_model.compact.distil import CompactDistillation, CompactDistiller
@@ -26,7 +27,10 @@ from gymnast_core.jobs.distil import DistilSettings
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.policies.processor import compute_dtype, dtype_name
 from gymnast_core.records.manifest import read_manifest
+from gymnast_core.robots import arm_of_all
 from gymnast_core.types import Episode
+
+_DISTILLED = (compact_model.ARCHITECTURE, checkpoint.ARCHITECTURE)
 
 
 @dataclass(frozen=True)
@@ -68,16 +72,19 @@ def distil_world(teacher: Path, episodes: Sequence[Episode], how: Distilling, ou
 
     Raises:
         CheckpointError: no world model, altered, or of an architecture that has no distiller.
-        ConfigError: a setting that this architecture does not have, or steps that do not divide the teacher's.
+        ConfigError: a setting that this architecture does not have, or steps that do not divide the teacher's; or
+            the episodes are of an arm that the teacher does not know.
         CancelledError: cancelled; the state has the last whole step.
     """
-    architecture = read_manifest(teacher).architecture
+    manifest = read_manifest(teacher)
+    architecture = manifest.architecture
+    if architecture in _DISTILLED:
+        require_rollouts(declared_by(manifest), manifest.id, robot=arm_of_all(episode.metadata for episode in episodes))
     if architecture == compact_model.ARCHITECTURE:
         return _distil_compact(teacher, episodes, how, out)
     if architecture == checkpoint.ARCHITECTURE:
         return _distil_dit(teacher, episodes, how, out)
-    known = f"{compact_model.ARCHITECTURE}, {checkpoint.ARCHITECTURE}"
-    raise CheckpointError(f"{teacher} is a {architecture}; {known} can be distilled")
+    raise CheckpointError(f"{teacher} is a {architecture}; {', '.join(_DISTILLED)} can be distilled")
 
 
 def _distil_compact(folder: Path, episodes: Sequence[Episode], how: Distilling, out: Path) -> World:
@@ -88,14 +95,15 @@ def _distil_compact(folder: Path, episodes: Sequence[Episode], how: Distilling, 
         asked.iterations, asked.batch_size, asked.learning_rate, sampling_steps=asked.steps, widths=asked.widths,
         seed=how.seed,
     )  # fmt: skip
-    distiller = CompactDistiller(teacher, clips_of(episodes, teacher.config.image_size), config)
+    robot = arm_of_all(episode.metadata for episode in episodes)
+    distiller = CompactDistiller(teacher, clips_of(episodes, teacher.config.image_size), config, robot)
     distiller.run(state=how.state, progress=how.progress, cancelled=how.cancelled)
     lineage = {
         "stage": "distil", "distillation": asdict(config), "episodes": [episode.episode_id for episode in episodes],
         "compute_dtype": dtype_name(compute_dtype()),
     }  # fmt: skip
     distiller.ema.save(out, parents=(teacher.version,), lineage=lineage)
-    return CompactWorld(teacher)
+    return CompactWorld(teacher, robot)
 
 
 def _distil_dit(folder: Path, episodes: Sequence[Episode], how: Distilling, out: Path) -> World:
@@ -120,7 +128,7 @@ def _distil_dit(folder: Path, episodes: Sequence[Episode], how: Distilling, out:
     if distiller.step < asked.iterations:
         raise CancelledError(f"distillation cancelled at step {distiller.step} of {asked.iterations}")
     distiller.export_student(out, {"episodes": [e.episode_id for e in episodes], "stream": stream.fingerprint})
-    return DiTWorld.of(loaded, as_it_teaches(folder, asked))
+    return DiTWorld.of(loaded, as_it_teaches(folder, asked), arm_of_all(episode.metadata for episode in episodes))
 
 
 def _refuse(settings: DistilSettings, what: str, names: Sequence[str]) -> None:

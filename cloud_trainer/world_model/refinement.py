@@ -26,6 +26,7 @@ from cloud_trainer.world_model.dit.trainer import DiTTrainer
 from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.extensions import WORLD_MODELS, extension, installed
 from gymnast_core.records.manifest import read_manifest
+from gymnast_core.robots import model_in, one_arm
 from gymnast_core.types import Episode
 
 LONGEST_CLIP = 10
@@ -95,8 +96,9 @@ def _refine_compact(parent: Path, episodes: Sequence[Episode], how: Refinement, 
     if clips is None:
         clips = clips_of(episodes, CompactWorldModel.load(parent).config.image_size)
     train_world_model(
-        clips, training, out, parent=parent, state=how.state, progress=how.progress, cancelled=how.cancelled
-    )
+        clips, training, out, parent=parent, arms={model_in(episode.metadata) for episode in episodes}, state=how.state,
+        progress=how.progress, cancelled=how.cancelled,
+    )  # fmt: skip
 
 
 def _refine_dit(parent: Path, episodes: Sequence[Episode], how: Refinement, out: Path, clips: Clips | None) -> None:
@@ -133,11 +135,15 @@ def on_policy_stream(episodes: Sequence[Episode], network: DiTConfig, seed: int)
         episodes: recorded, with frames of the world's image size.
         network: its sizes.
         seed: of the clips.
+
+    Raises:
+        ConfigError: they are of several arms.
     """
     mixture = MixtureConfig(
         frames=min(LONGEST_CLIP, network.max_frames), proportions={Origin.ON_POLICY: 1.0}, seed=seed
     )
-    source = MemorySource(SourceInfo("job", origin=Origin.ON_POLICY), episodes)
+    robot = one_arm(model_in(episode.metadata) for episode in episodes)
+    source = MemorySource(SourceInfo("job", origin=Origin.ON_POLICY, robot=robot), episodes)
     return ClipStream([source], mixture, layout=network.layout)
 
 

@@ -16,6 +16,7 @@ import torch
 
 from cloud_trainer.world_model.audit.cases import EnvDreamer, dit_dreamer
 from cloud_trainer.world_model.capabilities import (
+    arm_of,
     declared_by,
     image_size_of,
     require_dream,
@@ -38,6 +39,7 @@ from gymnast_core.extensions import WORLD_MODELS, extension, installed
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.policies.placement import device_of
 from gymnast_core.records.manifest import read_manifest
+from gymnast_core.robots import arm_of_all
 from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import Episode
 
@@ -78,14 +80,14 @@ class CompactWorld:
 
     batch_size = None
 
-    def __init__(self, model: CompactWorldModel) -> None:
-        """Wrap a model."""
-        self.model = model
+    def __init__(self, model: CompactWorldModel, robot: RobotSpec = WIDOWX_250S) -> None:
+        """Wrap a model to command an arm in."""
+        self.model, self._robot = model, robot
 
     @classmethod
-    def load(cls, folder: Path, config: DreamConfig | None = None) -> CompactWorld:
+    def load(cls, folder: Path, config: DreamConfig | None = None, robot: RobotSpec = WIDOWX_250S) -> CompactWorld:
         """Read the model's checkpoint folder."""
-        return cls(CompactWorldModel.load(folder))
+        return cls(CompactWorldModel.load(folder), robot)
 
     @property
     def version(self) -> str:
@@ -99,21 +101,25 @@ class CompactWorld:
 
     def env(self, starts: Sequence[StartState]) -> Env:
         """See World."""
-        return CompactWorldModelEnv(self.model, starts, max_steps=_last_step(starts), in_order=True)
+        return self._env(starts, self._robot)
 
     def dreamer(self) -> EnvDreamer:
         """See World; all episodes in one batch, so that a row's noise is its place's."""
 
         def make_env(episodes: Sequence[Episode], start: int) -> Env:
-            clips = clips_of(episodes, self.image_size)
-            return self.env(starts_of(clips, steps=(start,), ends=clips.length_N))
+            clips, robot = clips_of(episodes, self.image_size), arm_of_all(e.metadata for e in episodes)
+            return self._env(starts_of(clips, steps=(start,), ends=clips.length_N), robot)
 
         return EnvDreamer(make_env, batch_size=None, look_every=self.model.config.horizon)
 
     def in_scene(self, clips: Clips, *, seed: int) -> CompactWorld:
         """See World; the scene's background replaces the model's."""
         background = median_background(clips.frames_NTHWC, seed=seed)
-        return CompactWorld(CompactWorldModel(self.model.network, background, version=self.version))
+        model = CompactWorldModel(self.model.network, background, version=self.version, domains=self.model.domains)
+        return CompactWorld(model, self._robot)
+
+    def _env(self, starts: Sequence[StartState], robot: RobotSpec) -> Env:
+        return CompactWorldModelEnv(self.model, starts, max_steps=_last_step(starts), in_order=True, robot=robot)
 
 
 class DiTWorld:
@@ -122,7 +128,7 @@ class DiTWorld:
     Frames are decoded when a policy or a judge looks at them.
     """
 
-    def __init__(self, world: WorldModel, codec: Codec, config: DreamConfig) -> None:
+    def __init__(self, world: WorldModel, codec: Codec, config: DreamConfig, robot: RobotSpec = WIDOWX_250S) -> None:
         """Wrap a loaded checkpoint; the window is the longest its network knows."""
         self._world, self._codec, self.batch_size = world, codec, config.batch_size
         self._image_size = config.image_size
@@ -133,21 +139,23 @@ class DiTWorld:
             window=window,
             pinned=1 if window > 2 else 0,
         )
-        self._env = WorldModelEnvConfig(config.batch_size, context_frames=min(5, window - 1), sampler=sampler)
+        self._env = WorldModelEnvConfig(
+            config.batch_size, context_frames=min(5, window - 1), sampler=sampler, robot=robot
+        )
 
     @classmethod
-    def load(cls, folder: Path, config: DreamConfig | None = None) -> DiTWorld:
+    def load(cls, folder: Path, config: DreamConfig | None = None, robot: RobotSpec = WIDOWX_250S) -> DiTWorld:
         """Read a checkpoint folder; bfloat16 on a GPU, float32 elsewhere."""
         config = config or DreamConfig()
         device = device_of(config.device)
-        return cls.of(load_world_model(folder, device=device, dtype=_dtype_on(device)), config)
+        return cls.of(load_world_model(folder, device=device, dtype=_dtype_on(device)), config, robot)
 
     @classmethod
-    def of(cls, world: WorldModel, config: DreamConfig) -> DiTWorld:
+    def of(cls, world: WorldModel, config: DreamConfig, robot: RobotSpec = WIDOWX_250S) -> DiTWorld:
         """Dream in a model that is loaded already, which goes to the configuration's device."""
         device = device_of(config.device)
         world.model.to(device, _dtype_on(device))
-        return cls(world, build_codec(world.codec_config, device=device), config)
+        return cls(world, build_codec(world.codec_config, device=device), config, robot)
 
     @property
     def version(self) -> str:
@@ -188,7 +196,7 @@ _WORLDS: dict[str, type[CompactWorld] | type[DiTWorld]] = {
 
 
 def load_world(
-    folder: Path, config: DreamConfig | None = None, *, seeded: bool = True, robot: RobotSpec = WIDOWX_250S
+    folder: Path, config: DreamConfig | None = None, *, seeded: bool = True, robot: RobotSpec | None = None
 ) -> World:
     """Read a world model checkpoint to command an arm in it, whichever architecture it is.
 
@@ -196,7 +204,7 @@ def load_world(
         folder: of the checkpoint.
         config: how a DiT dreams.
         seeded: what is dreamt must be had again: to practise in it, and to measure it or a judge.
-        robot: the arm that is commanded.
+        robot: the arm that is commanded; None is the one that the model is for.
 
     Raises:
         CheckpointError: no world model, altered, or of an unknown architecture.
@@ -209,7 +217,7 @@ def load_world(
         (require_practice if seeded else require_rollouts)(declared_by(manifest), manifest.id, robot=robot)
         require_dream(manifest, config or DreamConfig())
     if architecture in _WORLDS:
-        return _WORLDS[architecture].load(folder, config)
+        return _WORLDS[architecture].load(folder, config, robot or arm_of(declared_by(manifest)))
     if architecture not in (others := installed(WORLD_MODELS)):
         known = ", ".join((*_WORLDS, *others))
         raise CheckpointError(f"{folder} is a {architecture}, not a world model ({known})")

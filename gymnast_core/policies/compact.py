@@ -156,7 +156,7 @@ class CompactPolicy:
     """A checkpoint of the compact network, keeping gymnast_core.policy.Policy.
 
     Attributes:
-        architecture: as in its manifest; with its classes for a kind that adds to this one.
+        architecture: as in its manifest; with the class of its sizes, for a kind that adds to this one.
         network: the torch module, in eval mode unless a trainer changes it.
         config: its sizes.
         action_bins: token <-> action.
@@ -167,7 +167,6 @@ class CompactPolicy:
 
     architecture: ClassVar[str] = ARCHITECTURE
     config_class: ClassVar[type[CompactPolicyConfig]] = CompactPolicyConfig
-    network_class: ClassVar[Any] = CompactNetwork
 
     def __init__(
         self,
@@ -184,6 +183,11 @@ class CompactPolicy:
         self.row_by_row = row_by_row
         self.temperature = self.config.temperature if temperature is None else temperature
         self._version = version
+
+    @classmethod
+    def network_for(cls, config: CompactPolicyConfig, model: str) -> CompactNetwork:
+        """Return an untrained network of these sizes for an arm, by its model."""
+        return CompactNetwork(config)
 
     @property
     def version(self) -> str:
@@ -276,7 +280,7 @@ class CompactPolicy:
         """
         manifest, weights = read_checkpoint(folder, kind="policy", architecture=cls.architecture)
         config = cls.config_class(**{**manifest.config, "widths": tuple(manifest.config["widths"])})
-        network = cls.network_class(config)
+        network = cls.network_for(config, manifest.robot_model)
         try:
             network.load_state_dict(safetensors.torch.load(weights))
         except RuntimeError as error:

@@ -29,6 +29,8 @@ from gymnast_core.policies.matching import matching_error, path_distance, run_ro
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.policy import Committed
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
+from gymnast_core.robots import robot_named
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import ACTION_DIM, ActionChunk, Asked, BoolArray, ByteArray, FloatArray, Observation, Trace
 
 ARCHITECTURE = "compact_flow"
@@ -41,17 +43,19 @@ class ActionScale:
     Attributes:
         mean_A: (7,).
         std_A: (7,), above 0.
+        robot: the arm whose limits of a step hold.
     """
 
     mean_A: FloatArray
     std_A: FloatArray
+    robot: RobotSpec = WIDOWX_250S
 
     @staticmethod
-    def of(actions_NA: FloatArray) -> ActionScale:
-        """Return the scale of demonstrated actions; an axis that hardly moves is not blown up."""
+    def of(actions_NA: FloatArray, robot: RobotSpec = WIDOWX_250S) -> ActionScale:
+        """Return the scale of an arm's demonstrated actions; an axis that hardly moves is not blown up."""
         floor = np.array([0.005] * 3 + [0.02] * 3 + [0.2], np.float32)
         std = np.maximum(actions_NA.std(axis=0), floor)
-        return ActionScale(actions_NA.mean(axis=0).astype(np.float32), std.astype(np.float32))
+        return ActionScale(actions_NA.mean(axis=0).astype(np.float32), std.astype(np.float32), robot)
 
     def encode(self, actions: FloatArray) -> FloatArray:
         """Actions (..., 7) in SI units to z."""
@@ -59,15 +63,15 @@ class ActionScale:
 
     def decode(self, z: FloatArray) -> FloatArray:
         """Z (..., 7) to actions in SI units within the arm's limits of a step."""
-        return within_limits(z * self.std_A + self.mean_A)
+        return within_limits(z * self.std_A + self.mean_A, self.robot)
 
     def to_json(self) -> dict[str, list[float]]:
         """JSON values for a manifest."""
         return {"mean": [float(x) for x in self.mean_A], "std": [float(x) for x in self.std_A]}
 
     @staticmethod
-    def from_json(fields: Mapping[str, Any]) -> ActionScale:
-        """Read what to_json wrote.
+    def from_json(fields: Mapping[str, Any], robot: RobotSpec = WIDOWX_250S) -> ActionScale:
+        """Read what to_json wrote, for an arm.
 
         Raises:
             CheckpointError: not seven finite means and positive deviations.
@@ -75,7 +79,7 @@ class ActionScale:
         mean, std = (np.asarray(fields[name], np.float32) for name in ("mean", "std"))
         if mean.shape != (ACTION_DIM,) or std.shape != (ACTION_DIM,) or not ((std > 0) & np.isfinite(mean + std)).all():
             raise CheckpointError(f"normalisation must hold {ACTION_DIM} means and positive deviations: {mean}, {std}")
-        return ActionScale(mean, std)
+        return ActionScale(mean, std, robot)
 
 
 class FlowPolicy:
@@ -203,6 +207,7 @@ class FlowPolicy:
 
         Raises:
             CheckpointError: altered, of another kind, or with tensors that do not fit its configuration.
+            ConfigError: nobody here knows the arm that it was made for.
         """
         manifest, weights = read_checkpoint(folder, kind="policy", architecture=ARCHITECTURE)
         network = FlowNetwork(FlowPolicyConfig.from_json(manifest.config))
@@ -210,4 +215,5 @@ class FlowPolicy:
             network.load_state_dict(safetensors.torch.load(weights))
         except RuntimeError as error:
             raise CheckpointError(f"{folder}: tensors do not fit the configuration: {error}") from error
-        return cls(network, ActionScale.from_json(manifest.normalisation), version=manifest.id, row_by_row=row_by_row)
+        scale = ActionScale.from_json(manifest.normalisation, robot_named(manifest.robot_model))
+        return cls(network, scale, version=manifest.id, row_by_row=row_by_row)

@@ -19,7 +19,8 @@ from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.past import no_past
 from gymnast_core.policies.compact import CompactNetwork, CompactPolicy, CompactPolicyConfig
 from gymnast_core.policies.sampling import picked_log_probs
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.robots import robot_named
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import ACTION_DIM, PAST_STEPS, PROPRIO_DIM, ByteArray, FloatArray, Observation, Trace
 
 PAST = "past"
@@ -47,11 +48,11 @@ class HistoryPolicyConfig(CompactPolicyConfig):
 
 
 class HistoryNetwork(CompactNetwork):
-    """Image, bag of words and past to token logits (B, K, 7, bins)."""
+    """Image, bag of words and past to token logits (B, K, 7, bins); the past in units of the arm's longest step."""
 
-    def __init__(self, config: HistoryPolicyConfig) -> None:
+    def __init__(self, config: HistoryPolicyConfig, robot: RobotSpec = WIDOWX_250S) -> None:
         super().__init__(config)
-        self._past_steps = config.past_steps
+        self._past_steps, self._step_A = config.past_steps, robot.action_high_A
         self.pose = nn.Linear(PROPRIO_DIM, config.past_width)
         self.memory = nn.GRU(3 * PROPRIO_DIM + 1, config.past_width, batch_first=True)
         self.layer1 = nn.Linear(self.encoder.out_dim + 2 * config.past_width, config.hidden)
@@ -64,7 +65,7 @@ class HistoryNetwork(CompactNetwork):
     def _remembered(self, past_BHX: Tensor) -> Tensor:
         """Where the arm was relative to now, what it was commanded there, and where it went: (B, 2 * width)."""
         span_P = past_BHX.new_tensor([0.1] * 3 + [0.5] * 3 + [1.0])
-        step_A = past_BHX.new_tensor(WIDOWX_250S.action_high_A)
+        step_A = past_BHX.new_tensor(self._step_A)
         pose_BHP, command_BHA, valid_BH1 = past_BHX.tensor_split([PROPRIO_DIM, PROPRIO_DIM + ACTION_DIM], dim=-1)
         now_BP = pose_BHP[:, -1]
         was_BHP = (pose_BHP[:, :-1] - now_BP[:, None]) / span_P
@@ -85,7 +86,18 @@ class HistoryPolicy(CompactPolicy):
     episode's start.
     """
 
-    architecture, config_class, network_class = "compact_history", HistoryPolicyConfig, HistoryNetwork
+    architecture, config_class = "compact_history", HistoryPolicyConfig
+
+    @classmethod
+    def network_for(cls, config: CompactPolicyConfig, model: str) -> HistoryNetwork:
+        """See CompactPolicy.
+
+        Raises:
+            ConfigError: nobody here knows the arm.
+        """
+        if not isinstance(config, HistoryPolicyConfig):
+            raise ContractError(f"a policy with a memory needs its own sizes, got {config}")
+        return HistoryNetwork(config, robot_named(model))
 
     def context_of(self, observation: Observation) -> Trace:
         """Return what besides image and words its choice depends on."""

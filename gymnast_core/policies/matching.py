@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gymnast_core.policies.exploration import Explorer, Flow
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import ACTION_DIM, BoolArray, FloatArray, Trace
 
 
@@ -82,6 +82,6 @@ def path_distance(flow: Flow, base: Flow, shape: tuple[int, int, int]) -> Tensor
     return torch.stack(apart).mean()
 
 
-def within_limits(actions: FloatArray) -> FloatArray:
-    """Return (..., 7) actions within the arm's limits of a step."""
-    return np.clip(actions, WIDOWX_250S.action_low_A, WIDOWX_250S.action_high_A).astype(np.float32)
+def within_limits(actions: FloatArray, robot: RobotSpec = WIDOWX_250S) -> FloatArray:
+    """Return (..., 7) actions within an arm's limits of a step."""
+    return np.clip(actions, robot.action_low_A, robot.action_high_A).astype(np.float32)

@@ -21,6 +21,7 @@ from cloud_trainer.world_model.compact.train import WorldModelTraining, train_wo
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs.imitate import SftConfig
+from gymnast_core.robots import arm_of_all, model_in
 from gymnast_core.shipped import shipped_checkpoints
 from gymnast_core.types import Episode, Outcome
 
@@ -101,6 +102,7 @@ class Beginning:
             )
             train_world_model(
                 clips, config, folder, parent=self._like, camera_matrix=self._camera,
+                arms={model_in(episode.metadata) for episode in self._episodes},
                 state=self._work / "world_model.state", lineage=LINEAGE, progress=self._progress,
             )  # fmt: skip
         return folder
@@ -109,7 +111,8 @@ class Beginning:
         """Teach a judge on real ends and on those that the world model imagines."""
         folder = self._out / "judge"
         if not folder.exists():
-            world, parts = load_world(self.world_model()), split(self._episodes)
+            robot = arm_of_all(episode.metadata for episode in self._episodes)
+            world, parts = load_world(self.world_model(), robot=robot), split(self._episodes)
             recorded, imagined, choosing = (
                 clips_for(parts[name], name, IMAGE_SIZE) for name in ("world_model", "judge", "thresholds")
             )

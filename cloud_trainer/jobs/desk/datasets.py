@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cloud_trainer.world_model.data.check import Checked, check
 from cloud_trainer.world_model.data.described import DatasetConfig, build_source
 from cloud_trainer.world_model.data.lag import ConventionError
-from cloud_trainer.world_model.data.source import EpisodeSource, iterate
+from cloud_trainer.world_model.data.source import EpisodeSource, iterate, of_arm
 from cloud_trainer.world_model.data.worldgym import MEASURED_LAG
 from gymnast_core.errors import ConfigError
 from gymnast_core.types import Episode
@@ -68,4 +68,4 @@ def recorded(configs: Sequence[DatasetConfig], *, skip_broken: bool) -> list[Epi
     sources = [open_dataset(config) for config in configs]
     if skip_broken:
         sources = [check(source, measure=False).kept(skip_broken=True) for source in sources]
-    return [episode for source in sources for episode in iterate(source)]
+    return [of_arm(episode, source.info) for source in sources for episode in iterate(source)]

@@ -22,6 +22,7 @@ from cloud_trainer.world_model.audit.metrics import psnr
 from cloud_trainer.world_model.audit.page import side_by_side
 from cloud_trainer.world_model.audit.report import AuditReport, scalars
 from cloud_trainer.world_model.audit.run import run_audit
+from cloud_trainer.world_model.capabilities import capabilities_of, require_rollouts
 from cloud_trainer.world_model.compact.data import Clips, clips_of
 from cloud_trainer.world_model.data.video import write_video
 from cloud_trainer.world_model.worlds import World, load_world
@@ -30,6 +31,7 @@ from gymnast_core.jobs.audit import PARTS, AuditConfig
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.judge import Verdict
 from gymnast_core.records.manifest import read_manifest
+from gymnast_core.robots import arm_of_all
 from gymnast_core.types import ByteArray, Episode, RolloutBatch
 
 __all__ = (
@@ -79,6 +81,7 @@ def calibrate_bounds(
     world, reward = load_world(world_model), LearnedJudge.load(judge)
     children = [_refined_from(world, folder) for folder in refined]
     held_out = not_learned_from(labelled_episodes(episodes, world.image_size), (world_model, judge, *refined))
+    require_arm(world_model, held_out)
     require_enough(held_out, gates)
     dreams = []
     for model in (world, *(children if "improve" in gates else ())):
@@ -97,6 +100,16 @@ def calibrate_bounds(
         "gates": {gate: bounds for gate, bounds in found.items() if bounds},
     }  # fmt: skip
     return {**table, "file": str(write_bounds(world_model, table))}
+
+
+def require_arm(world_model: Path, episodes: Sequence[Episode]) -> None:
+    """Return if a world model knows the one arm of recorded episodes.
+
+    Raises:
+        ConfigError: it does not, nobody here does, or they are of several.
+    """
+    robot = arm_of_all(episode.metadata for episode in episodes)
+    require_rollouts(capabilities_of(world_model), read_manifest(world_model).id, robot=robot)
 
 
 def _refined_from(parent: World, folder: Path) -> World:
@@ -135,6 +148,7 @@ def audit_world(
     tracked = bool({"motion", "gripper"} & set(config.parts))
     held_out, others = _split(read(episodes, world.image_size), tracked=tracked and not tracker)
     others = read(tracker, world.image_size) if tracker else others
+    require_arm(world_model, [*held_out, *others])
     reward = None if judge is None else LearnedJudge.load(judge)
 
     def audited(world: World, out: Path | None) -> AuditReport:
@@ -203,7 +217,11 @@ def film_rollout(
 
     Returns:
         PSNR of every imagined step, in decibels.
+
+    Raises:
+        ConfigError: the model does not know the episode's arm.
     """
+    require_arm(world_model, [episode])
     dreamer = load_world(world_model, DreamConfig(steps=steps), seeded=False).dreamer()
     (case,) = imagine_cases(dreamer, [episode], draws=1, start=start, seed=seed, flip_gripper=False)
     return film_frames(case.real_FHWC, case.imagined_KFHWC[0], out)[start + 1 :]

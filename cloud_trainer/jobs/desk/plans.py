@@ -22,8 +22,8 @@ from cloud_trainer.world_model.planner.train import PlannerTraining, train_plann
 from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.manifest import Manifest, read_manifest
+from gymnast_core.robots import arm_of_all, model_in, one_arm
 from gymnast_core.settings import settings_in
-from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Observation
 
 __all__ = ["PlanSettings", "Planned", "PlannerTraining", "adopt_planner", "make_plan", "train"]
@@ -66,12 +66,14 @@ def train(episodes: Sequence[Path], out: Path, config: PlannerTraining, *, progr
         progress: called every 20 steps.
 
     Raises:
-        ConfigError: no success among them.
+        ConfigError: no success among them, or they are of several arms.
     """
     sizes = PlannerConfig()
-    clips = clips_of(labelled_episodes(episodes, sizes.image_size), sizes.image_size)
+    known = labelled_episodes(episodes, sizes.image_size)
+    robot, state = arm_of_all(episode.metadata for episode in known), out.with_name(f"{out.name}.state")
     out.parent.mkdir(parents=True, exist_ok=True)
-    return train_planner(clips, config, out, sizes=sizes, state=out.with_name(f"{out.name}.state"), progress=progress)
+    clips = clips_of(known, sizes.image_size)
+    return train_planner(clips, config, out, sizes=sizes, robot=robot, state=state, progress=progress)
 
 
 def adopt_planner(
@@ -112,25 +114,28 @@ def make_plan(
         camera: checkpoint of a compact world model that knows the camera; None is the one of the settings, if any.
 
     Raises:
-        ConfigError: no instruction; or a world model is to do the plan's actions, and a picture does not say where the
-            arm is.
+        ConfigError: no instruction; a world model is to do the plan's actions, and a picture does not say where the arm
+            is; or the episode is of another arm than the planner.
         CorruptError: no readable picture or episode.
     """
-    observation, said = _seen(image, posed=settings.world_model is not None)
+    observation, said, model = _seen(image, posed=settings.world_model is not None)
     if not (text := instruction or said):
         raise ConfigError(f"{image} says nothing about what to do; give --instruction")
     policy = open_plan_policy(settings)
+    if model is not None:
+        one_arm((model, policy.robot.name))
     chosen = policy.choose(observation, [text], seed=settings.seed)
     plans, scores = chosen.plans, [float(score) for score in chosen.scores_BN[0] if np.isfinite(score)]
     out.mkdir(parents=True, exist_ok=True)
     video, actions = out / "plan.mp4", out / "actions.json"
     every = int(plans.frame_steps_F[1])
-    write_video(video, plans.frames_BFHWC[0], fps=max(1, round(WIDOWX_250S.control_hz / every)))
+    write_video(video, plans.frames_BFHWC[0], fps=max(1, round(policy.robot.control_hz / every)))
     actions.write_text(json.dumps(plans.actions_BTA[0].round(5).tolist()))
     knows, pose_P = camera or settings.world_model, observation.proprio_BP[0] if image.suffix == EPISODE else None
     shown = path_picture(
-        observation.frames_of("")[0], pose_P, plans.actions_BTA[0], None if knows is None else read_manifest(knows)
-    )
+        observation.frames_of("")[0], pose_P, plans.actions_BTA[0], None if knows is None else read_manifest(knows),
+        policy.robot,
+    )  # fmt: skip
     (out / PATH).unlink(missing_ok=True)  # of a plan before
     if shown.png:
         (out / PATH).write_bytes(shown.png)
@@ -145,12 +150,12 @@ def make_plan(
     return found
 
 
-def _seen(image: Path, *, posed: bool) -> tuple[Observation, str]:
-    """What a policy would see there, and what an episode was about."""
+def _seen(image: Path, *, posed: bool) -> tuple[Observation, str, str | None]:
+    """What a policy would see there; what an episode was about, and its arm's model."""
     if image.suffix == EPISODE:
         episode = read_episode(episode_files([image])[0])
         frame, pose_P = next(iter(episode.images.values()))[0], episode.proprio_TP[0]
-        return seen(frame, pose_P), episode.instruction
+        return seen(frame, pose_P), episode.instruction, model_in(episode.metadata)
     if posed:
         raise ConfigError(
             f"a world model begins where the arm is, which {image.name} does not say: plan from a recorded episode "
@@ -158,4 +163,4 @@ def _seen(image: Path, *, posed: bool) -> tuple[Observation, str]:
         )
     if not image.is_file():
         raise ConfigError(f"no picture {image}; name one, or an episode's .mcap file")
-    return seen(read_picture(image)), ""
+    return seen(read_picture(image)), "", None

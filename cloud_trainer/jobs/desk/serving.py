@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cloud_trainer.world_model.capabilities import capabilities_of, require_horizon
+from cloud_trainer.world_model.capabilities import arm_of, capabilities_of, require_horizon
 from cloud_trainer.world_model.serving.app import create_app
 from cloud_trainer.world_model.serving.predictor import PredictLimits, Predictor
 from cloud_trainer.world_model.serving.typed import TypedPredictions
 from cloud_trainer.world_model.worlds import load_world
 from gymnast_core.errors import ConfigError
 from gymnast_core.jobs.practice import DreamConfig
-from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.web.server import PageServer
 from gymnast_core.wire.address import check_exposed, plain_host
 from gymnast_core.wire.identity import Identity
@@ -92,6 +91,6 @@ def _check_server(identity: Identity) -> None:
 
 
 def _predictor(folder: Path, limits: PredictLimits, dream: DreamConfig) -> Predictor:
-    world = load_world(folder, dream)
-    require_horizon(capabilities_of(folder), world.version, limits.horizon, "--horizon")
-    return Predictor(world, limits, WIDOWX_250S)
+    able, world = capabilities_of(folder), load_world(folder, dream)
+    require_horizon(able, world.version, limits.horizon, "--horizon")
+    return Predictor(world, limits, arm_of(able))

@@ -12,7 +12,8 @@ from typing import Protocol
 from cloud_trainer.world_model.data.described import DatasetConfig
 from cloud_trainer.world_model.data.export.exporter import NOTHING, Exported, Outgoing, export
 from cloud_trainer.world_model.data.files import below
-from cloud_trainer.world_model.data.incoming import Incoming, Said, header_of
+from cloud_trainer.world_model.data.incoming import Incoming, Said
+from cloud_trainer.world_model.data.mcap import header_of
 from gymnast_core.episodes.durable import move_durably
 from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_core.json_values import JsonObject

@@ -15,6 +15,7 @@ from cloud_trainer.world_model.capabilities import (
     require_rollouts,
 )
 from cloud_trainer.world_model.data.described import DatasetConfig
+from cloud_trainer.world_model.data.source import of_arm
 from cloud_trainer.world_model.dit.codec import CodecConfig
 from cloud_trainer.world_model.dit.convert import convert_pt
 from cloud_trainer.world_model.dit.run_config import read_run
@@ -100,5 +101,5 @@ def roll_out(
     source = open_dataset(config)
     if not 0 <= number < len(source):
         raise ConfigError(f"--episode {number}: {config.folder} has episodes 0..{len(source) - 1}")
-    episode = source.episode(number)
+    episode = of_arm(source.episode(number), source.info)
     return episode.episode_id, film_rollout(episode, world_model, out, steps=steps, start=start, seed=seed)

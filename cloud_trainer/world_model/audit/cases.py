@@ -16,6 +16,7 @@ from cloud_trainer.world_model.starts import start_from_episode
 from gymnast_core.env import Env
 from gymnast_core.errors import ConfigError, ShapeError
 from gymnast_core.images import area_downsample
+from gymnast_core.robots import arm_of_all
 from gymnast_core.types import ByteArray, Episode, IntArray, Outcome, RolloutBatch
 
 
@@ -118,7 +119,10 @@ def dit_dreamer(
     def make_env(episodes: Sequence[Episode], start: int) -> Env:
         starts = [start_from_episode(episode, start, camera=camera) for episode in episodes]
         steps = max(episode.steps for episode in episodes) - start
-        fitted = replace(config, batch_size=len(episodes), max_steps=max(1, steps), group_size=1, in_order=True)
+        fitted = replace(
+            config, batch_size=len(episodes), max_steps=max(1, steps), group_size=1, in_order=True,
+            robot=arm_of_all(episode.metadata for episode in episodes),
+        )  # fmt: skip
         return WorldModelEnv(world.model, world.objective, codec, starts, fitted)
 
     return EnvDreamer(make_env, batch_size=config.batch_size)

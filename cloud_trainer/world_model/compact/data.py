@@ -12,12 +12,14 @@ from gymnast_core.arm.targets import commanded_proprioception
 from gymnast_core.errors import ConfigError
 from gymnast_core.images import area_downsample
 from gymnast_core.outcome import judge_in
+from gymnast_core.robots import robot_of
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import BoolArray, ByteArray, Episode, FloatArray, IntArray, Outcome
 
 
-def next_pose(pose_BP: FloatArray, action_BA: FloatArray) -> FloatArray:
+def next_pose(pose_BP: FloatArray, action_BA: FloatArray, robot: RobotSpec = WIDOWX_250S) -> FloatArray:
     """Pose (B, 7) after one commanded action (B, 7), moved as the arm moves it."""
-    return commanded_proprioception(pose_BP, action_BA[:, None])[:, 1]
+    return commanded_proprioception(pose_BP, action_BA[:, None], robot)[:, 1]
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def clips_of(episodes: Sequence[Episode], size: int, *, camera: str = "") -> Cli
     """Downsample and stack episodes; shorter ones repeat their last frame.
 
     Raises:
-        ConfigError: there are no episodes.
+        ConfigError: there are no episodes, or nobody here knows the arm of one.
     """
     if not episodes:
         raise ConfigError("no episodes for the world model; collect some first")
@@ -88,7 +90,8 @@ def clips_of(episodes: Sequence[Episode], size: int, *, camera: str = "") -> Cli
         frames[n, : steps + 1] = area_downsample(episode.images[camera or next(iter(episode.images))], size)
         frames[n, steps + 1 :] = frames[n, steps]
         actions[n, :steps] = episode.actions_TA
-        poses[n, : steps + 1] = commanded_proprioception(episode.proprio_TP[:1], episode.actions_TA[None])[0]
+        start_BP, actions_BTA = episode.proprio_TP[:1], episode.actions_TA[None]
+        poses[n, : steps + 1] = commanded_proprioception(start_BP, actions_BTA, robot_of(episode.metadata))[0]
         poses[n, steps + 1 :] = poses[n, steps]
     return Clips(
         frames,

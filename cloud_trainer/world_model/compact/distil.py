@@ -27,7 +27,7 @@ from cloud_trainer.world_model.own_path import check_steps, own_path_loss
 from gymnast_core.arm.targets import commanded_proprioception
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.processor import mixed_precision
-from gymnast_core.spec import WIDOWX_250S as ARM
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import FloatArray
 
 EMA = 0.998
@@ -84,6 +84,7 @@ class CompactDistiller(ModelTrainer):
 
     Attributes:
         teacher: imitated, never changed.
+        robot: the arm of the clips.
         student: what is trained (the raw weights).
         ema: the averaged weights, what a checkpoint holds.
 
@@ -94,11 +95,13 @@ class CompactDistiller(ModelTrainer):
     stage, title = "distil", "distillation"
     save_every, reported = 100, 20
 
-    def __init__(self, teacher: CompactWorldModel, clips: Clips, config: CompactDistillation) -> None:
+    def __init__(
+        self, teacher: CompactWorldModel, clips: Clips, config: CompactDistillation, robot: RobotSpec = WIDOWX_250S
+    ) -> None:
         check_steps(config.sampling_steps, teacher.config.sampling_steps)
         if (longest := clips.actions_NTA.shape[1]) < (drawn := teacher.config.horizon):
             raise ConfigError(f"no episode has the {drawn} steps drawn at once, but at most {longest}; name longer")
-        self.teacher, self.clips, self.config = teacher, clips, config
+        self.teacher, self.clips, self.config, self.robot = teacher, clips, config, robot
         self.student, self.ema = (_student(teacher, config) for _ in range(2))
         self._rng = np.random.default_rng(config.seed)
         self._noise = torch.Generator().manual_seed(config.seed)
@@ -112,7 +115,7 @@ class CompactDistiller(ModelTrainer):
         """Mean loss over the chunks of fresh rollouts, each from where the last one came out."""
         episode_B = self._rng.integers(0, len(self.clips), self.config.batch_size)
         actions_BTA = self._actions(episode_B)
-        poses_BTP = commanded_proprioception(self.clips.poses_NTP[episode_B, 0], actions_BTA)
+        poses_BTP = commanded_proprioception(self.clips.poses_NTP[episode_B, 0], actions_BTA, self.robot)
         first = self.teacher.to_input(self.clips.frames_NTHWC[episode_B, 0])
         horizon, losses, context = self.teacher.config.horizon, [], first
         for begin in range(0, actions_BTA.shape[1] - horizon + 1, horizon):
@@ -130,13 +133,13 @@ class CompactDistiller(ModelTrainer):
 
     def _actions(self, episode_B: np.ndarray) -> FloatArray:
         """(B, T, 7): recorded, another episode's, or recorded with noise; within the arm's limits."""
-        config, rng = self.config, self._rng
+        config, rng, robot = self.config, self._rng, self.robot
         own = rng.random(len(episode_B)) >= config.swapped
         others = rng.integers(0, len(self.clips), len(episode_B))
         actions = self.clips.actions_NTA[np.where(own, episode_B, others)].copy()
-        spread = config.jitter * np.array([*ARM.action_high_A[:6], 0.0], np.float32)
+        spread = config.jitter * np.array([*robot.action_high_A[:6], 0.0], np.float32)
         noisy = actions + spread * rng.standard_normal(actions.shape, dtype=np.float32) * own[:, None, None]
-        clipped: FloatArray = np.clip(noisy, ARM.action_low_A, ARM.action_high_A)
+        clipped: FloatArray = np.clip(noisy, robot.action_low_A, robot.action_high_A)
         return clipped
 
     def _asked(self, context: Tensor, first: Tensor, poses: FloatArray, actions: FloatArray) -> _Asked:
@@ -176,4 +179,4 @@ def _student(teacher: CompactWorldModel, config: CompactDistillation) -> Compact
     sizes = replace(network.config, sampling_steps=config.sampling_steps)
     student = CompactWorldNetwork(sizes)
     student.load_state_dict(network.state_dict())
-    return CompactWorldModel(student, teacher.background)
+    return CompactWorldModel(student, teacher.background, domains=teacher.domains)

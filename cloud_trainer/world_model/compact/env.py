@@ -11,7 +11,7 @@ from cloud_trainer.world_model.compact.model import CompactWorldModel
 from cloud_trainer.world_model.starts import StartState
 from gymnast_core.env import checked_action, instructions_for
 from gymnast_core.errors import ConfigError, EpisodeOverError
-from gymnast_core.spec import EnvSpec
+from gymnast_core.spec import WIDOWX_250S, EnvSpec, RobotSpec
 from gymnast_core.types import BoolArray, ByteArray, FloatArray, IntArray, Observation, StepResult
 
 
@@ -93,6 +93,7 @@ class CompactWorldModelEnv:
         max_steps: int = 15,
         camera: str = "camera",
         in_order: bool = False,
+        robot: RobotSpec = WIDOWX_250S,
     ) -> None:
         """Bind a model to start states.
 
@@ -104,6 +105,7 @@ class CompactWorldModelEnv:
             camera: name of the one camera.
             in_order: row b begins at starts[b % len(starts)]; otherwise reset's seed chooses, row by row, among the
                 starts with the row's instruction, or among all where none has it.
+            robot: the arm that is commanded.
 
         Raises:
             ConfigError: no starts, or one beyond max_steps.
@@ -113,7 +115,7 @@ class CompactWorldModelEnv:
         size = model.config.image_size
         self.model, self.starts = model, list(starts)
         self._camera, self._in_order = camera, in_order
-        self._spec = EnvSpec(batch_size or len(starts), (camera,), size, size, max_steps)
+        self._spec = EnvSpec(batch_size or len(starts), (camera,), size, size, max_steps, robot)
         self._dream: _Dream | None = None
         self._done = np.ones(self._spec.batch_size, bool)
 
@@ -154,7 +156,7 @@ class CompactWorldModelEnv:
         commanded = np.where(frozen, np.float32(0), commanded)
         before = dream.poses[-1]
         dream.actions.append(commanded)
-        dream.poses.append(np.where(frozen, before, next_pose(before, commanded)))
+        dream.poses.append(np.where(frozen, before, next_pose(before, commanded, robot)))
         self._done = len(dream.actions) >= dream.left
         return StepResult(self._observation(dream), np.zeros_like(self._done), self._done.copy(), commanded)
 

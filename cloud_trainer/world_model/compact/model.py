@@ -11,11 +11,19 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from cloud_trainer.world_model.capabilities import COMPACT, ActionKind, Capabilities, beside, declaration
+from cloud_trainer.world_model.capabilities import (
+    COMPACT,
+    ActionKind,
+    Capabilities,
+    beside,
+    declaration,
+    declared_by,
+)
 from cloud_trainer.world_model.compact.network import CompactWorldModelConfig, CompactWorldNetwork
 from gymnast_core.errors import CheckpointError
 from gymnast_core.policies.processor import mixed_precision
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
+from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import ACTION_DIM, ByteArray, FloatArray, IntArray
 
 ARCHITECTURE = COMPACT
@@ -30,15 +38,17 @@ class CompactWorldModel:
         config: its sizes.
         background: (64, 64, 3) uint8, subtracted from every frame.
         batch_size: rows per forward pass when sampling.
+        domains: models of the arms whose actions it has learned.
     """
 
     def __init__(
-        self, network: CompactWorldNetwork, background: ByteArray, *, version: str = "unsaved", batch_size: int = 32
-    ) -> None:
+        self, network: CompactWorldNetwork, background: ByteArray, *, version: str = "unsaved", batch_size: int = 32,
+        domains: tuple[str, ...] = (WIDOWX_250S.name,),
+    ) -> None:  # fmt: skip
         self.network = network.eval()
         self.config = network.config
         self.background = background
-        self.batch_size = batch_size
+        self.batch_size, self.domains = batch_size, domains
         self._version = version
         self._background = torch.from_numpy(background.astype(np.float32)).permute(2, 0, 1)
 
@@ -51,8 +61,9 @@ class CompactWorldModel:
     def capabilities(self) -> Capabilities:
         """What it declares: the arm's actions, after the episode's first frame and the one now."""
         return Capabilities(
-            actions={ActionKind.EE_DELTA7: ACTION_DIM}, image_size=self.config.image_size, context_frames=2
-        )
+            actions={ActionKind.EE_DELTA7: ACTION_DIM}, image_size=self.config.image_size, context_frames=2,
+            domains=self.domains,
+        )  # fmt: skip
 
     def to_input(self, frames_BHWC: ByteArray) -> Tensor:
         """Frames (B, H, W, 3) uint8 -> differences from the background (B, 3, H, W) float32."""
@@ -175,7 +186,7 @@ class CompactWorldModel:
             network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         except (KeyError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: tensors do not fit the configuration: {error}") from error
-        return cls(network, background, version=manifest.id)
+        return cls(network, background, version=manifest.id, domains=declared_by(manifest).domains)
 
 
 def row_noise(seeds: Sequence[tuple[int, ...]], size: int) -> Tensor:

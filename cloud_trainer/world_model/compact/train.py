@@ -6,7 +6,7 @@ weighted to objects and motion. Part of the contexts are the model's own predict
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ class WorldModelTrainer(ModelTrainer):
 
     def __init__(self, model: CompactWorldModel, clips: Clips, config: WorldModelTraining) -> None:
         self.model, self.clips, self.config = model, clips, config
-        self.ema = CompactWorldModel(CompactWorldNetwork(model.config), model.background)
+        self.ema = CompactWorldModel(CompactWorldNetwork(model.config), model.background, domains=model.domains)
         self.ema.network.load_state_dict(model.network.state_dict())
         self._rng = np.random.default_rng(config.seed)
         self._noise = torch.Generator().manual_seed(config.seed)
@@ -209,6 +209,7 @@ def train_world_model(
     sizes: CompactWorldModelConfig | None = None,
     sampling_steps: int | None = None,
     camera_matrix: tuple[float, ...] | None = None,
+    arms: Collection[str] = (),
     state: Path | None = None,
     lineage: Mapping[str, Any] | None = None,
     progress: Progress = silent,
@@ -225,6 +226,8 @@ def train_world_model(
         sampling_steps: the parent goes on with these, and keeps them; None keeps its own.
         camera_matrix: the clips were seen by another camera than the parent's: its weights go on with this one, and
             with the clips' own background.
+        arms: models of the arms in the clips, beside those that the parent knows; of a fresh model empty is the WidowX
+            250s.
         state: state file; when it exists the run continues from it, and it is written every 200 steps.
         lineage: goes into the manifest beside the configuration and the episode ids.
         progress: called every 20 steps.
@@ -235,6 +238,8 @@ def train_world_model(
         CancelledError: cancelled; the state file, if one was named, has the last whole step.
     """
     model = _starting_model(clips, config, parent, sizes, sampling_steps, camera_matrix)
+    if arms:
+        model.domains = tuple(sorted({*arms, *(() if parent is None else model.domains)}))
     parents = () if parent is None else (model.version,)
     trainer = WorldModelTrainer(model, clips, config)
     trainer.run(state=state, progress=progress, cancelled=cancelled)
@@ -265,4 +270,5 @@ def _before_another_camera(
 ) -> CompactWorldModel:
     network = CompactWorldNetwork(replace(model.config, camera_matrix=camera_matrix))
     network.load_state_dict(model.network.state_dict())
-    return CompactWorldModel(network, median_background(clips.frames_NTHWC, seed=seed), version=model.version)
+    background = median_background(clips.frames_NTHWC, seed=seed)
+    return CompactWorldModel(network, background, version=model.version, domains=model.domains)

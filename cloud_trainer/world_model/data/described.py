@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -11,7 +12,7 @@ from cloud_trainer.world_model.capabilities import ActionKind
 from cloud_trainer.world_model.data.bridge_raw import BridgeRawSource
 from cloud_trainer.world_model.data.files import below
 from cloud_trainer.world_model.data.lerobot import LeRobotSource
-from cloud_trainer.world_model.data.mcap import McapSource
+from cloud_trainer.world_model.data.mcap import McapSource, arm_in
 from cloud_trainer.world_model.data.rlds import RldsSource
 from cloud_trainer.world_model.data.source import EpisodeSource, Origin, SourceInfo
 from cloud_trainer.world_model.data.worldgym import MEASURED_LAG, WorldGymSource
@@ -45,8 +46,8 @@ class DatasetConfig(Settings):
     """Who acted."""
     lag: int | None = None
     """Steps the stored actions are late; none is 0, worldgym 1, bridge_raw by its dates."""
-    robot: str = "wx250s"
-    """Arm behind joint data."""
+    robot: str = WIDOWX_250S.name
+    """Arm behind the actions; episode files say it themselves."""
     camera: str | int | None = None
     """Which to read; none is the first."""
     state: str | None = None
@@ -107,13 +108,16 @@ def build_source(config: DatasetConfig) -> EpisodeSource:
         source: EpisodeSource = extension(DATASETS, config.kind)(folder, info, size)
         return source
     if config.kind == "mcap":
-        return McapSource(info, below(folder, ".mcap"), None if camera is None else [str(camera)], size)
+        paths = below(folder, ".mcap")
+        if "robot" not in config.model_fields_set:
+            info = replace(info, robot=arm_in(paths))
+        return McapSource(info, paths, None if camera is None else [str(camera)], size)
     if config.kind == "worldgym":
         return WorldGymSource(folder, info, size=size)
     if config.kind == "bridge_raw":
         return BridgeRawSource(folder, info, config.camera_number, size, lag_by_date=config.lag is None)
     name = None if camera is None else str(camera)
     if config.kind == "rlds":
-        fps = config.fps or WIDOWX_250S.control_hz
+        fps = config.fps or info.arm.control_hz
         return RldsSource(folder, info, name, size, config.state, config.action, fps)
     return LeRobotSource(folder, info, name, size, config.state, config.action)

@@ -16,15 +16,13 @@ from cloud_trainer.world_model.data.described import DatasetConfig, build_source
 from cloud_trainer.world_model.data.export.layout import Kept
 from cloud_trainer.world_model.data.files import below
 from cloud_trainer.world_model.data.lerobot import LeRobotSource
-from cloud_trainer.world_model.data.mcap import McapSource
+from cloud_trainer.world_model.data.mcap import McapSource, header_of
 from cloud_trainer.world_model.data.rlds import RldsSource
 from cloud_trainer.world_model.data.source import EpisodeSource, SourceInfo
 from gymnast_core.episodes import recorded_as, write_recording
-from gymnast_core.episodes.encoding import decode_string
-from gymnast_core.episodes.messages import HEADER_TOPIC, EpisodeHeader
-from gymnast_core.episodes.reader import iterate_messages
 from gymnast_core.episodes.recording import Recording
-from gymnast_core.errors import ConfigError, CorruptError
+from gymnast_core.errors import ConfigError
+from gymnast_core.robots import declared
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode, Outcome
 
@@ -45,7 +43,7 @@ class Said:
     """What the user says of every episode of a dataset; nothing of what was recorded or exported by us.
 
     Attributes:
-        robot: which arm it was.
+        robot: model of the arm that it was.
         outcome: label; a label says that this dataset gave it.
         instruction: in place of the dataset's own; empty keeps that.
     """
@@ -89,7 +87,7 @@ class Incoming:
             )
         source = build_source(config)
         read_as = config.model_dump_json(
-            include={"size", "actions", "lag", "camera", "state", "action", "fps"}, exclude_defaults=True
+            include={"size", "actions", "lag", "camera", "state", "action", "fps", "robot"}, exclude_defaults=True
         )
         if isinstance(source, (LeRobotSource, RldsSource)):
             source = replace(source, every_camera=True)
@@ -170,24 +168,11 @@ class Incoming:
                 instruction=self._said.instruction or episode.instruction,
                 outcome=self._said.outcome,
                 labelled_by="" if self._said.outcome is Outcome.UNLABELLED else f"dataset:{name}",
-                metadata={**episode.metadata, "imported_as": episode.episode_id},
+                metadata={**episode.metadata, "imported_as": episode.episode_id, **declared(self._said.robot)},
             ),
             robot=self._said.robot,
-            control_hz=WIDOWX_250S.control_hz,
+            control_hz=self.source.info.arm.control_hz,
         )
-
-
-def header_of(path: Path) -> EpisodeHeader:
-    """Return the header of an episode file, which is its first message.
-
-    Raises:
-        CorruptError: it is no episode file.
-    """
-    for topic, _, data in iterate_messages(path, compressed=True):
-        if topic == HEADER_TOPIC:
-            return EpisodeHeader.from_json(decode_string(data))
-        break
-    raise CorruptError(f"{path} does not begin with an episode header: it is no episode")
 
 
 def _content(episode: Episode) -> bytes:

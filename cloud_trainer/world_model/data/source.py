@@ -17,7 +17,7 @@ from cloud_trainer.world_model.capabilities import CAMERA_DIM, ActionKind
 from gymnast_core.arm.kinematics import forward
 from gymnast_core.arm.targets import proprioception, rotation_to_euler
 from gymnast_core.errors import ConfigError, CorruptError, GymnastError
-from gymnast_core.robots import robot_named
+from gymnast_core.robots import declared, is_known, robot_named
 from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import ACTION_DIM, Episode, FloatArray
 
@@ -52,6 +52,11 @@ class SourceInfo:
     origin: Origin = Origin.EXPERT
     lag: int = 0
     robot: str = WIDOWX_250S.name
+
+    @property
+    def arm(self) -> RobotSpec:
+        """The arm's spec; of one that nobody here knows, the WidowX 250s', whose limits and rate data are held to."""
+        return robot_named(self.robot) if is_known(self.robot) else WIDOWX_250S
 
     def __post_init__(self) -> None:
         """Refuse joint data of arms whose kinematics we do not have."""
@@ -179,7 +184,7 @@ def at_control_rate(episode: Episode, fps: float, info: SourceInfo) -> Episode:
         SchemaError: fps is no multiple of the control rate.
         CorruptError: the episode is shorter than one step.
     """
-    rate = WIDOWX_250S.control_hz
+    rate = info.arm.control_hz
     every = round(fps / rate)
     if every < 1 or abs(fps - every * rate) > 1e-3 * rate:
         raise SchemaError(
@@ -206,6 +211,11 @@ def at_control_rate(episode: Episode, fps: float, info: SourceInfo) -> Episode:
         actions_TA=actions_TA,
         policy_versions=tuple(episode.policy_versions)[every - 1 : steps : every],
     )
+
+
+def of_arm(episode: Episode, info: SourceInfo) -> Episode:
+    """Return the episode with the arm that its dataset is declared of."""
+    return replace(episode, metadata={**episode.metadata, **declared(info.robot)})
 
 
 def shifted(episode: Episode, lag: int) -> Episode:

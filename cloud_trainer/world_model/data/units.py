@@ -9,7 +9,7 @@ import numpy as np
 
 from cloud_trainer.world_model.capabilities import ActionKind
 from cloud_trainer.world_model.data.source import SchemaError, SourceInfo
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.spec import RobotSpec
 from gymnast_core.types import Episode, FloatArray
 
 GRIPPER_RANGE = (-0.15, 1.15)
@@ -47,7 +47,7 @@ def check_names(info: SourceInfo, what: str, names: Sequence[str]) -> None:
     if info.actions is ActionKind.EE_DELTA7 and (joints := [name for name in names if _JOINTS.search(name)]):
         raise UnitsError(
             f"dataset {info.name} is declared ee_delta7, but {what} has columns {joints}; declare --actions joint "
-            f"(a WidowX 250s, radians), or {_REMEDY}"
+            f"(radians, of the arm that --robot names), or {_REMEDY}"
         )
     if info.actions is ActionKind.JOINT and (poses := [name for name in names if _POSES.match(name)]):
         raise UnitsError(
@@ -64,10 +64,10 @@ def check_joints(info: SourceInfo, what: str, joints_TJ: FloatArray) -> None:
     if not np.isfinite(joints_TJ).all():
         raise UnitsError(f"dataset {info.name}: {what} has values that are not finite; drop those episodes")
     largest = float(np.abs(joints_TJ[:, :6]).max(initial=0.0))
-    if largest > 2 * np.pi:
+    if largest > 2 * _furthest(info.arm):
         raise UnitsError(
-            f"dataset {info.name}: {what} has joints up to {largest:.1f}; no joint of a WidowX turns further than "
-            f"{np.pi:.2f} rad. If these are degrees or ticks, {_REMEDY}"
+            f"dataset {info.name}: {what} has joints up to {largest:.1f}; no joint of the {info.arm.name} turns "
+            f"further than {_furthest(info.arm):.2f} rad. If these are degrees or ticks, {_REMEDY}"
         )
     _check_gripper(info, what, joints_TJ[:, 6])
 
@@ -103,8 +103,8 @@ def check_sizes(episode: Episode, info: SourceInfo) -> Episode:
     """
     if not info.actions.has_numbers or info.actions is ActionKind.CAMERA:
         return episode
-    limits = {"translation": (slice(0, 3), WIDOWX_250S.max_translation_m, "m"),
-              "rotation": (slice(3, 6), WIDOWX_250S.max_rotation_rad, "rad")}  # fmt: skip
+    limits = {"translation": (slice(0, 3), info.arm.max_translation_m, "m"),
+              "rotation": (slice(3, 6), info.arm.max_rotation_rad, "rad")}  # fmt: skip
     for part, (columns, limit, unit) in limits.items():
         size = float(np.sqrt(np.square(episode.actions_TA[:, columns], dtype=np.float64).mean(axis=0).max()))
         if not size <= _SURELY_TOO_FAST * limit:
@@ -115,6 +115,10 @@ def check_sizes(episode: Episode, info: SourceInfo) -> Episode:
             )
     _check_gripper(info, f"episode {episode.episode_id}", episode.actions_TA[:, 6])
     return episode
+
+
+def _furthest(arm: RobotSpec) -> float:
+    return max(map(abs, (*arm.joint_low_rad, *arm.joint_high_rad)))
 
 
 def _check_gripper(info: SourceInfo, what: str, gripper_T: FloatArray) -> None:

@@ -12,7 +12,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from cloud_trainer.world_model.capabilities import COMPACT_PLANNER, ActionKind, Capabilities, beside, declaration
+from cloud_trainer.world_model.capabilities import (
+    COMPACT_PLANNER,
+    ActionKind,
+    Capabilities,
+    arm_of,
+    beside,
+    declaration,
+    declared_by,
+)
 from cloud_trainer.world_model.compact.model import BACKGROUND
 from cloud_trainer.world_model.planner.network import InverseDynamics, PlannerConfig, PlanNetwork
 from cloud_trainer.world_model.planner.plans import VideoPlans
@@ -20,7 +28,7 @@ from gymnast_core.errors import CheckpointError
 from gymnast_core.policies.processor import mixed_precision
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
-from gymnast_core.spec import WIDOWX_250S
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import ByteArray, FloatArray
 
 ARCHITECTURE = COMPACT_PLANNER
@@ -35,21 +43,25 @@ class CompactPlanner:
         network: draws plans, in eval mode unless a trainer changes it.
         inverse: reads their actions.
         background: (H, W, 3) uint8, subtracted from every frame.
+        robot: the arm whose actions it reads.
     """
 
     def __init__(
-        self, network: PlanNetwork, inverse: InverseDynamics, background: ByteArray, *, version: str = "unsaved"
-    ) -> None:
+        self, network: PlanNetwork, inverse: InverseDynamics, background: ByteArray, *, version: str = "unsaved",
+        robot: RobotSpec = WIDOWX_250S,
+    ) -> None:  # fmt: skip
         self.network, self.inverse, self.config = network.eval(), inverse.eval(), network.config
-        self.background, self._version = background, version
+        self.background, self._version, self.robot = background, version, robot
         self._background = torch.from_numpy(background.astype(np.float32)).permute(2, 0, 1)
 
     @staticmethod
-    def fresh(config: PlannerConfig, background: ByteArray, *, seed: int) -> CompactPlanner:
+    def fresh(
+        config: PlannerConfig, background: ByteArray, *, seed: int, robot: RobotSpec = WIDOWX_250S
+    ) -> CompactPlanner:
         """Return an untrained one."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return CompactPlanner(PlanNetwork(config), InverseDynamics(config), background)
+            return CompactPlanner(PlanNetwork(config), InverseDynamics(config), background, robot=robot)
 
     @property
     def version(self) -> str:
@@ -106,7 +118,7 @@ class CompactPlanner:
         actions = self.inverse.actions(film_BFCHW[:, :-1].flatten(0, 1), film_BFCHW[:, 1:].flatten(0, 1))
         if not bool(actions.isfinite().all() and film_BFCHW.isfinite().all()):
             raise CheckpointError(f"planner {self.version} draws or asks for what is no number; train it anew")
-        low, high = WIDOWX_250S.action_low_A, WIDOWX_250S.action_high_A
+        low, high = self.robot.action_low_A, self.robot.action_high_A
         inside: FloatArray = np.clip(actions.reshape(len(film_BFCHW), self.steps, -1).numpy(), low, high)
         return inside
 
@@ -128,7 +140,7 @@ class CompactPlanner:
         sizes = asdict(self.config)
         able = Capabilities(
             actions={ActionKind.TEXT: self.config.text_buckets}, image_size=self.image_size, context_frames=1,
-            horizon=self.steps,
+            horizon=self.steps, domains=(self.robot.name,),
         )  # fmt: skip
         manifest = write_checkpoint(
             folder, safetensors.torch.save(tensors), kind="world_model", architecture=ARCHITECTURE,
@@ -145,11 +157,14 @@ class CompactPlanner:
             CheckpointError: altered, of another kind, or with tensors that do not fit its configuration.
         """
         manifest, weights = read_checkpoint(folder, kind="world_model", architecture=ARCHITECTURE)
-        return cls.of(beside(manifest.config), safetensors.torch.load(weights), folder, version=manifest.id)
+        tensors, robot = safetensors.torch.load(weights), arm_of(declared_by(manifest))
+        return cls.of(beside(manifest.config), tensors, folder, version=manifest.id, robot=robot)
 
     @classmethod
-    def of(cls, sizes: Mapping[str, Any], tensors: dict[str, Tensor], folder: Path, *, version: str) -> CompactPlanner:
-        """Return the planner of a checkpoint's sizes and tensors.
+    def of(
+        cls, sizes: Mapping[str, Any], tensors: dict[str, Tensor], folder: Path, *, version: str, robot: RobotSpec
+    ) -> CompactPlanner:
+        """Return the planner of a checkpoint's sizes, tensors and arm.
 
         Raises:
             CheckpointError: the tensors do not fit the sizes; names the folder.
@@ -165,4 +180,4 @@ class CompactPlanner:
                 )
         except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: tensors do not fit the configuration: {error}") from error
-        return cls(network, inverse, background, version=version)
+        return cls(network, inverse, background, version=version, robot=robot)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from cloud_trainer.world_model.capabilities import knows_camera
 from gymnast_core.arm.targets import commanded_proprioception
 from gymnast_core.records.manifest import Manifest
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import ByteArray, FloatArray
 
 SIDE = 512
@@ -34,8 +35,9 @@ class PathPicture:
 
 
 def path_picture(
-    frame_HWC: ByteArray, pose_P: FloatArray | None, actions_TA: FloatArray, camera: Manifest | None
-) -> PathPicture:
+    frame_HWC: ByteArray, pose_P: FloatArray | None, actions_TA: FloatArray, camera: Manifest | None,
+    robot: RobotSpec = WIDOWX_250S,
+) -> PathPicture:  # fmt: skip
     """Draw where the gripper would go into what the camera sees now.
 
     Between two steps the line has the colour of the gripper that is commanded there: blue open, orange closed. A cross
@@ -46,6 +48,7 @@ def path_picture(
         pose_P: (7,) proprioception where the plan begins; None is not known.
         actions_TA: (T, 7) of the plan.
         camera: a world model that was trained on that camera; None is not known.
+        robot: the arm that the plan is for.
     """
     if camera is None:
         return PathPicture(why_not="no world model was named that knows this camera")
@@ -53,7 +56,7 @@ def path_picture(
         return PathPicture(why_not=f"{camera.id} is a {camera.architecture}, which knows no camera matrix")
     if pose_P is None:
         return PathPicture(why_not="a picture alone does not say where the arm is; plan from a recorded episode")
-    poses_TP = commanded_proprioception(pose_P[None], actions_TA[None])[0]
+    poses_TP = commanded_proprioception(pose_P[None], actions_TA[None], robot)[0]
     places_T2 = projected(poses_TP[:, :3], camera)
     if not ((places_T2 >= 0) & (places_T2 < 1)).all(1).any():
         return PathPicture(why_not=f"the path lies outside of what the camera of {camera.id} sees")

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from gymnast_core.spec import RobotSpec
 from gymnast_core.types import ByteArray, FloatArray, IntArray, RolloutBatch
 
 
@@ -64,6 +65,11 @@ class Planner(Protocol):
     @property
     def steps(self) -> int:
         """T, control steps of a plan."""
+        ...
+
+    @property
+    def robot(self) -> RobotSpec:
+        """The arm whose actions it reads."""
         ...
 
     def plan(self, frames_BHWC: ByteArray, instructions: Sequence[str], seeds: Sequence[tuple[int, ...]]) -> VideoPlans:

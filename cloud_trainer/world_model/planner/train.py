@@ -23,6 +23,7 @@ from cloud_trainer.world_model.planner.network import PlannerConfig
 from gymnast_core.errors import ConfigError
 from gymnast_core.policies.text import bag_of_words
 from gymnast_core.records.manifest import Manifest
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import FloatArray, IntArray
 
 
@@ -95,7 +96,7 @@ class PlannerTrainer(ModelTrainer):
 
     def __init__(self, planner: CompactPlanner, clips: Clips, config: PlannerTraining) -> None:
         self.planner, self.config, self._windows = planner, config, PlanWindows(clips, planner.config)
-        self.ema = CompactPlanner.fresh(planner.config, planner.background, seed=config.seed)
+        self.ema = CompactPlanner.fresh(planner.config, planner.background, seed=config.seed, robot=planner.robot)
         self.ema.network.load_state_dict(planner.network.state_dict())
         self._rng, self._noise = np.random.default_rng(config.seed), torch.Generator().manual_seed(config.seed)
         self._weights = WorldModelTraining(iterations=config.iterations)
@@ -169,8 +170,9 @@ def noised(clean: Tensor, tau_B: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train_planner(
-    clips: Clips, config: PlannerTraining, out: Path, *, sizes: PlannerConfig | None = None, state: Path | None = None,
-    progress: Progress = silent, cancelled: Cancelled = never,
+    clips: Clips, config: PlannerTraining, out: Path, *, sizes: PlannerConfig | None = None,
+    robot: RobotSpec = WIDOWX_250S, state: Path | None = None, progress: Progress = silent,
+    cancelled: Cancelled = never,
 ) -> Manifest:  # fmt: skip
     """Train a planner and write its checkpoint.
 
@@ -179,6 +181,7 @@ def train_planner(
         config: how.
         out: checkpoint folder to create.
         sizes: of the planner; None is the usual.
+        robot: the arm of the episodes.
         state: file name that both stages' states begin with; a run that was stopped goes on from them, one that ends
             takes them away.
         progress: called every 20 steps.
@@ -193,7 +196,9 @@ def train_planner(
         raise ConfigError(f"none of {len(clips)} episodes is labelled a success; a planner learns from those alone")
     background = median_background(clips.frames_NTHWC, seed=config.seed)
     trainer = PlannerTrainer(
-        CompactPlanner.fresh(sizes or PlannerConfig(), background, seed=config.seed), clips.take(won), config
+        CompactPlanner.fresh(sizes or PlannerConfig(), background, seed=config.seed, robot=robot),
+        clips.take(won),
+        config,
     )
     trainer.run(state=_beside(state, "planner"), progress=progress, cancelled=cancelled)
     inverse = InverseTrainer(trainer.ema, clips, config)

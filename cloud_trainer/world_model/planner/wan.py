@@ -22,8 +22,10 @@ from cloud_trainer.world_model.capabilities import (
     WAN_PLANNER,
     ActionKind,
     Capabilities,
+    arm_of,
     beside,
     declaration,
+    declared_by,
 )
 from cloud_trainer.world_model.planner.history_guidance import HistoryGuided
 from cloud_trainer.world_model.planner.model import CompactPlanner
@@ -35,6 +37,7 @@ from gymnast_core.policies.placement import device_of
 from gymnast_core.policies.processor import compute_dtype
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
 from gymnast_core.settings import Count, NotNegative, Positive, Settings
+from gymnast_core.spec import RobotSpec
 from gymnast_core.types import ByteArray
 
 ARCHITECTURE = WAN_PLANNER
@@ -146,6 +149,11 @@ class WanPlanner:
         """See Planner."""
         return self.reader.steps
 
+    @property
+    def robot(self) -> RobotSpec:
+        """See Planner."""
+        return self.reader.robot
+
     @torch.no_grad()
     def plan(self, frames_BHWC: ByteArray, instructions: Sequence[str], seeds: Sequence[tuple[int, ...]]) -> VideoPlans:
         """See Planner."""
@@ -220,7 +228,8 @@ class WanPlanner:
         sizes = beside(manifest.config)
         settings = WanSettings.model_validate(sizes["wan"])
         _unaltered(settings, sizes["files"])
-        reader = CompactPlanner.of(sizes["reader"], safetensors.torch.load(weights), folder, version=manifest.id)
+        tensors, robot = safetensors.torch.load(weights), arm_of(declared_by(manifest))
+        reader = CompactPlanner.of(sizes["reader"], tensors, folder, version=manifest.id, robot=robot)
         return cls(settings, _opened(settings), reader, version=manifest.id)
 
 
@@ -242,7 +251,7 @@ def adopt(settings: WanSettings, reader: Path, out: Path) -> Manifest:
     planner = WanPlanner(settings, _opened(settings), CompactPlanner.load(reader), version="unsaved")
     able = Capabilities(
         actions={ActionKind.TEXT: WORDS}, image_size=settings.image_size, context_frames=1,
-        horizon=planner.steps,
+        horizon=planner.steps, domains=declared_by(manifest).domains,
     )  # fmt: skip
     config = {
         "wan": settings.model_dump(mode="json"), "files": digests(settings.folder, settings.network),

@@ -24,6 +24,8 @@ from gymnast_core.policies.pi0.prompt import PiPrompts
 from gymnast_core.policies.placement import device_of
 from gymnast_core.policy import Committed
 from gymnast_core.records.manifest import Manifest, read_checkpoint, write_checkpoint
+from gymnast_core.robots import robot_named
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
 from gymnast_core.types import (
     ACTION_DIM,
     PROPRIO_DIM,
@@ -62,10 +64,10 @@ class Pi0Policy:
 
     def __init__(
         self, network: Pi0Network, prompts: PiPrompts, statistics: Mapping[str, Any], *, version: str = "unsaved",
-        row_by_row: bool = True,
+        row_by_row: bool = True, robot: RobotSpec = WIDOWX_250S,
     ) -> None:  # fmt: skip
         self.network, self.config, self.prompts = network.eval(), network.config, prompts
-        self.statistics, self.row_by_row = statistics, row_by_row
+        self.statistics, self.row_by_row, self._robot = statistics, row_by_row, robot
         how, epsilon = self.config.normalisation, self.config.norm_epsilon
         self._state, self._actions = (
             NormStats.read(statistics.get(name, {}), name=name, width=width, how=how, epsilon=epsilon)
@@ -110,7 +112,7 @@ class Pi0Policy:
             lambda row: self._flow([camera[row] for camera in frames], instruction[row], proprio_BP[row]),
             explorer(self.exploration, self.temperature), shape, self.config.steps, rng, row_by_row=self.row_by_row,
         )  # fmt: skip
-        actions = within_limits(self._actions.unnormalise(z[..., :ACTION_DIM]))
+        actions = within_limits(self._actions.unnormalise(z[..., :ACTION_DIM]), self._robot)
         if rng is None:
             return ActionChunk(actions, self._version)
         return ActionChunk(actions, self._version, {**trace, PROPRIO_KEY: proprio_BP}, log_probs)
@@ -130,7 +132,8 @@ class Pi0Policy:
             _padded(self._actions.normalise(committed.actions_BKA), self.config.action_width), committed.weight_K,
             row_by_row=self.row_by_row,
         )  # fmt: skip
-        return ActionChunk(within_limits(self._actions.unnormalise(z[..., :ACTION_DIM])), self._version)
+        actions = within_limits(self._actions.unnormalise(z[..., :ACTION_DIM]), self._robot)
+        return ActionChunk(actions, self._version)
 
     def training_frames(self, frames_NHWC: ByteArray) -> ByteArray:
         """Return what the methods below take: one camera's frames themselves.
@@ -244,6 +247,7 @@ class Pi0Policy:
 
         Raises:
             CheckpointError: altered, of another kind, or with tensors that do not fit its configuration.
+            ConfigError: nobody here knows the arm that it was made for.
         """
         manifest, weights = read_checkpoint(folder, kind="policy", architecture=ARCHITECTURE)
         config = Pi0Config.from_json(manifest.config)
@@ -254,7 +258,10 @@ class Pi0Policy:
         network = Pi0Network.without_memory(config)
         assign(network, tensors, where=str(folder))
         prompts = PiPrompts(source.numpy().tobytes().decode(), config)
-        return cls(network, prompts, manifest.normalisation, version=manifest.id, row_by_row=row_by_row)
+        return cls(
+            network, prompts, manifest.normalisation, version=manifest.id, row_by_row=row_by_row,
+            robot=robot_named(manifest.robot_model),
+        )  # fmt: skip
 
 
 def _padded(numbers: FloatArray, width: int) -> FloatArray:
