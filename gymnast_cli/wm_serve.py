@@ -27,7 +27,7 @@ def add_arguments(actions: Subparsers) -> None:
     serve.add_argument("--token", type=Path, metavar="FILE", help="callers show the token in this file: Authorization: "
                        "Bearer TOKEN")  # fmt: skip
     serve.add_argument("--identity", type=Path, metavar="FOLDER", help="serve TLS by this server certificate: "
-                       "FOLDER/server of a trainer, reached under the names of its --name")  # fmt: skip
+                       "FOLDER/server of a trainer on its machine, else of `gymnast enroll --role server`")  # fmt: skip
     serve.add_argument("--grpc", metavar="HOST:PORT", help="serve our own client instead (gymnast_client.worlds), by "
                        "mutual TLS with --identity, whose tenant may ask; port 0 takes a free one")  # fmt: skip
     add_revoked_arguments(serve)
@@ -63,7 +63,10 @@ def _identity(args: argparse.Namespace) -> Identity:
     if args.token is not None:
         raise ConfigError("--token is of the HTTP API; with --grpc certificates decide who may ask")
     if args.identity is None:
-        raise ConfigError("--grpc needs --identity FOLDER, a server's certificate: FOLDER/server of a trainer")
+        raise ConfigError(
+            "--grpc needs --identity FOLDER, a server's certificate: FOLDER/server of a trainer on its machine, else "
+            "made by `gymnast enroll NAME --role server --host NAME-OR-ADDRESS`"
+        )
     return Identity.load(args.identity)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloud_trainer.service import enroll, make_code, revoke, withdraw_codes
+from cloud_trainer.service import enroll as issue_identity
+from cloud_trainer.service import make_code, revoke, withdraw_codes
+from cloud_trainer.service.enroll import checked_hosts
 from gymnast_core.errors import ConfigError
 from gymnast_core.wire.address import Address, is_loopback
 from gymnast_core.wire.identity import CERTIFICATE, names_in
@@ -29,7 +32,33 @@ class OneTimeCode:
     warning: str
 
 
-def one_time_code(ca: Path, name: str, role: str, *, tenant: str, days: int, minutes: float) -> OneTimeCode:
+def enroll(
+    ca: Path, name: str, role: str, *, out: Path, tenant: str = "default", days: int = 90, hosts: Sequence[str] = ()
+) -> Path:  # fmt: skip
+    """Issue an identity folder; the same call again rotates its certificate and key.
+
+    Args:
+        ca: folder of the certificate authority; made when missing.
+        name: of the holder.
+        role: what the holder may do.
+        tenant: whose data the holder sees.
+        out: folder to write.
+        days: validity of the certificate.
+        hosts: what callers reach a server by.
+
+    Returns:
+        out.
+
+    Raises:
+        ConfigError: a value makes no sense; a server without hosts, or hosts of another role.
+    """
+    named = checked_hosts(role, hosts)
+    return issue_identity(ca, name, role, tenant=tenant, out=out, days=days, hosts=named)
+
+
+def one_time_code(
+    ca: Path, name: str, role: str, *, tenant: str, days: int, minutes: float, hosts: Sequence[str] = ()
+) -> OneTimeCode:  # fmt: skip
     """Make a code with which another machine fetches an identity.
 
     Args:
@@ -39,8 +68,9 @@ def one_time_code(ca: Path, name: str, role: str, *, tenant: str, days: int, min
         tenant: whose data the holder sees.
         days: validity of the certificate.
         minutes: validity of the code.
+        hosts: what callers reach a server by.
     """
-    code = make_code(ca, name, role, tenant=tenant, days=days, minutes=minutes)
+    code = make_code(ca, name, role, tenant=tenant, days=days, minutes=minutes, hosts=hosts)
     return OneTimeCode(code, *_reached(ca))
 
 

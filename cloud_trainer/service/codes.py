@@ -13,6 +13,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cloud_trainer.service.enroll import checked_peer, create_authority, issue
+from cloud_trainer.service.enroll import checked_hosts, checked_peer, create_authority, issue
 from gymnast_core.episodes.durable import write_durably
 from gymnast_core.errors import ConfigError, CorruptError
 from gymnast_core.wire.code import Code, code_id
@@ -42,6 +43,7 @@ class _Entry:
 
     Attributes:
         name, role, tenant, days: of the identity it is for.
+        hosts: of a server, see enroll().
         until_s: since 1970; the trainer's clock.
         anchor: PEM of the authority it stands for.
         certificate: PEM of what was issued for it; empty before.
@@ -54,28 +56,29 @@ class _Entry:
     until_s: float
     anchor: str
     certificate: str = ""
+    hosts: Sequence[str] = ()
 
 
 def make_code(
-    authority: Path, name: str, role: str, *, tenant: str = "default", days: float = 90, minutes: float = MINUTES
-) -> str:
+    authority: Path, name: str, role: str, *, tenant: str = "default", days: float = 90, minutes: float = MINUTES,
+    hosts: Sequence[str] = (),
+) -> str:  # fmt: skip
     """Return a code that fetches one identity onto another machine.
 
     Args:
         authority: the CA folder of the trainer; made when missing.
         name: of the identity, as role, tenant and days: see enroll().
-        role: robot, operator, trainer or admin.
+        role: robot, operator, trainer, admin, or server for one beside the trainer.
         tenant: the tenant of the data it may touch.
         days: how long the certificate is valid.
         minutes: how long the code is good.
+        hosts: of a server, see enroll().
 
     Raises:
         ConfigError: a value makes no sense, or too many codes are open.
         ContractError: name or tenant is no id.
     """
-    peer = checked_peer(name, role, tenant, days)
-    if peer.role == "server":
-        raise ConfigError("a trainer makes its own server identity; give a code to a robot, operator, trainer or admin")
+    peer, hosts = checked_peer(name, role, tenant, days), checked_hosts(role, hosts)
     if not 0 < minutes <= _MOST_MINUTES:
         raise ConfigError(f"minutes must be more than 0 and at most {_MOST_MINUTES:.0f}, got {minutes}")
     create_authority(authority)
@@ -87,7 +90,7 @@ def make_code(
     code = Code.new(x509.load_pem_x509_certificate((authority / AUTHORITY).read_bytes()))
     until = dt.datetime.now(dt.timezone.utc) + dt.timedelta(minutes=minutes)
     anchor = _anchor(code, until).public_bytes(Encoding.PEM).decode()
-    entry = _Entry(peer.name, peer.role, peer.tenant, days, until.timestamp(), anchor)
+    entry = _Entry(peer.name, peer.role, peer.tenant, days, until.timestamp(), anchor, hosts=hosts)
     (authority / _FOLDER).mkdir(exist_ok=True, mode=0o700)
     _write(authority / _FOLDER / f"{code_id(code.subject())}.json", entry)
     return code.text()
@@ -147,7 +150,8 @@ class OpenCodes:
             path, entry = self._entry(certificate_pem)
             if not entry.certificate:
                 peer = checked_peer(entry.name, entry.role, entry.tenant, entry.days)
-                entry = replace(entry, certificate=issue(self._authority, peer, public, entry.days).decode())
+                issued = issue(self._authority, peer, public, entry.days, entry.hosts)
+                entry = replace(entry, certificate=issued.decode())
                 _write(path, entry)
                 LOG.info("enrolled name=%s role=%s tenant=%s code=%s", peer.name, peer.role, peer.tenant, path.stem)
             elif _key_of(entry.certificate.encode()) != _key_of(certificate_pem):

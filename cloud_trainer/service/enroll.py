@@ -17,6 +17,7 @@ from gymnast_core.episodes.durable import write_durably
 from gymnast_core.episodes.messages import checked_id
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.signing import SigningKey
+from gymnast_core.wire.address import ip_of, is_everywhere, plain_host
 from gymnast_core.wire.identity import AUTHORITY, CERTIFICATE, KEY, ROLES, TRUST, Peer, write_key
 
 _CA_KEY, _RELEASE_KEY = "ca.key", "release.key"
@@ -70,7 +71,7 @@ def enroll(
         out: folder that gets cert.pem, key.pem, ca.pem and trust.pub.
         tenant: the tenant of the data it may touch.
         days: how long the certificate is valid.
-        hosts: DNS names and addresses of a server.
+        hosts: DNS names and addresses of a server, see checked_hosts().
 
     Returns:
         out.
@@ -98,6 +99,22 @@ def checked_peer(name: str, role: str, tenant: str, days: float) -> Peer:
     if not 0 < days <= _MOST_DAYS:
         raise ConfigError(f"days must be more than 0 and at most {_MOST_DAYS}, got {days}")
     return Peer(checked_id(name, "name"), role, checked_id(tenant, "tenant"))
+
+
+def checked_hosts(role: str, hosts: Sequence[str]) -> list[str]:
+    """Return what callers may reach a server by; of any other role nothing.
+
+    Raises:
+        ConfigError: a server without, another role with some, or one that is neither a name nor an address.
+    """
+    if role == "server" and not hosts:
+        raise ConfigError("a server's certificate says what callers reach it by: --host NAME or ADDRESS, repeated")
+    if role != "server" and hosts:
+        raise ConfigError(f"--host is of --role server; {role} calls others and is reached by nobody")
+    found = [str(ip_of(plain := plain_host(host)) or plain) for host in hosts]
+    if everywhere := [host for host in found if is_everywhere(host)]:
+        raise ConfigError(f"--host {everywhere[0]} is every address; name those that callers use")
+    return found
 
 
 def issue(

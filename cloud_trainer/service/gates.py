@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from cloud_trainer.records.gates import GateBook, GateGap
 from cloud_trainer.service.robots import RobotBoard
@@ -58,11 +58,21 @@ class GateDesk:
         """Return those of these robots that ask for a gate record, or warn without one."""
         return [name for name, status in self._statuses(tenant, robots) if _gate(status).get("mode") in _ASKING]
 
-    def may_ask(self, tenant: str, checkpoint_id: str, robots: Sequence[str]) -> bool:
-        """Whether a robot would refuse a checkpoint, or warn of it, for want of a record, or does not report."""
+    def may_ask(
+        self, tenant: str, checkpoint_id: str, robots: Sequence[str], *, proved: Collection[str] = ()
+    ) -> bool:  # fmt: skip
+        """Whether a robot would refuse a checkpoint, or warn of it, for want of a record, or does not report.
+
+        Args:
+            tenant: theirs.
+            checkpoint_id: what is to be released.
+            robots: names; "*" is every one that reports.
+            proved: robots that ask for none, as it ran there and they go back to it.
+        """
         here = {name for name, _ in self._statuses(tenant, robots)}
-        away = [name for name in robots if name not in (*here, EVERY_ROBOT)]
-        return not here or bool(away) or bool(self.gaps(tenant, checkpoint_id, robots, warned=True))
+        away = [name for name in robots if name not in (*here, *proved, EVERY_ROBOT)]
+        gaps = [gap for gap in self.gaps(tenant, checkpoint_id, robots, warned=True) if gap.robot not in proved]
+        return bool(away or gaps) or (EVERY_ROBOT in robots and not here)
 
     def override(self, who: Who, checkpoint_id: str, reason: str) -> GateOverride:
         """Return somebody's word in place of a record, with what the gate said so far."""

@@ -101,6 +101,19 @@ class RobotWords:
         ]
         return sorted(words, key=lambda word: (word.at_ns, word.robot, word.checkpoint_id))
 
+    def in_force_on(self, tenant: str, checkpoint_id: str) -> set[str]:
+        """Return the robots that ever said that they run a checkpoint, and did not turn it down afterwards."""
+        found = set[str]()
+        for entry in self._trails.of(tenant).log.entries:
+            data = entry.data
+            if data.get("role") != "robot" or data.get("tenant") != tenant or data.get("checkpoint") != checkpoint_id:
+                continue
+            if entry.kind == RUNS:
+                found.add(str(data["by"]))
+            elif entry.kind == REFUSED:
+                found.discard(str(data["by"]))
+        return found
+
     def version(self, tenant: str) -> int:
         """Return something that changes with every new word of a tenant's robots."""
         return sum(word.at_ns for word in self.of(tenant)) % 1_000_000_007

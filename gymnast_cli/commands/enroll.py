@@ -12,7 +12,7 @@ from rich.console import Console
 from gymnast_cli.connect import emit
 from gymnast_core.errors import ConfigError
 
-ROLES = ("robot", "operator", "trainer", "admin")
+ROLES = ("robot", "operator", "trainer", "admin", "server")
 MAKE = "\0make"
 """What --code is without a value: on the trainer's machine it makes one."""
 
@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("name", nargs="?", default="", help="of the robot, person or machine it is for, [A-Za-z0-9_-]; "
                         "the service knows the holder by it (with --remote the code says it)")  # fmt: skip
-    parser.add_argument("--role", choices=ROLES, default="robot", help="what the holder may do (default: robot)")
+    parser.add_argument("--role", choices=ROLES, default="robot", help="what the holder may do (default: robot); "
+                        "server: serve beside the trainer (gymnast wm serve, gymnast env serve)")  # fmt: skip
+    parser.add_argument("--host", action="append", default=[], metavar="NAME", help="name or address that callers "
+                        "reach a server by; may be repeated (of --role server)")  # fmt: skip
     parser.add_argument("--tenant", default="default", help="whose data it sees")
     parser.add_argument(
         "--ca", type=Path, default=Path("trainer/ca"), help="folder of the certificate authority; made when missing"
@@ -56,7 +59,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from cloud_trainer.app.people import enroll
 
     out = args.out or Path("identities") / args.name
-    folder = enroll(args.ca, args.name, args.role, tenant=args.tenant, out=out, days=args.days)
+    folder = enroll(args.ca, args.name, args.role, tenant=args.tenant, out=out, days=args.days, hosts=args.host)
     text = f"{folder}: {args.role} {args.name}, tenant {args.tenant}, {args.days} days. Keep key.pem to its holder."
     value = {"folder": str(folder), "name": args.name, "role": args.role, "tenant": args.tenant, "days": args.days}
     emit(args, console, value, text)
@@ -66,8 +69,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _fetch(args: argparse.Namespace, console: Console) -> int:
     from gymnast_ros.uplink import fetch_identity
 
-    if args.name or args.revoke:
-        raise ConfigError("with --remote the code says which identity it is; leave NAME and --revoke out")
+    if args.name or args.revoke or args.host:
+        raise ConfigError("with --remote the code says which identity it is; leave NAME, --host and --revoke out")
     code = args.code
     if code in (None, MAKE):
         code = getpass.getpass("code: ") if sys.stdin.isatty() else sys.stdin.readline()
@@ -97,7 +100,8 @@ def _make_code(args: argparse.Namespace, console: Console) -> int:
     if args.code != MAKE:
         raise ConfigError("a code's value goes with --remote HOST:PORT; to make one, end the line with --code")
     made = one_time_code(
-        args.ca, args.name, args.role, tenant=args.tenant, days=args.days, minutes=args.minutes
+        args.ca, args.name, args.role, tenant=args.tenant, days=args.days, minutes=args.minutes,
+        hosts=args.host,
     )  # fmt: skip
     command = f"gymnast enroll --remote {made.trainer} --code {made.code}"
     warning = f"\n({made.warning})" if made.warning else ""

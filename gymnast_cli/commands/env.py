@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for driver in (check, collect):
         driver.add_argument("address", help=f"where it is served: {WHERE}")
     for one in (serve, check, collect):
-        one.add_argument("--identity", type=Path, metavar="FOLDER", help="made by `gymnast enroll`")
+        made = "a server's: made by `gymnast enroll NAME --role server`" if one is serve else "made by `gymnast enroll`"
+        one.add_argument("--identity", type=Path, metavar="FOLDER", help=made)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -57,11 +58,15 @@ def _serve(args: argparse.Namespace, console: Console) -> int:
     from gymnast_core.wire.env_codec import UNIX
     from gymnast_core.wire.env_host import EnvHost
     from gymnast_core.wire.env_server import EnvServer
+    from gymnast_core.wire.peers import require_server
 
     if args.rows < 1:
         raise ConfigError(f"--rows must be at least 1, got {args.rows}")
     identity = _identity(args)
-    access = None if identity is None or args.listen.startswith(UNIX) else access_of(args, identity)
+    access = None
+    if identity is not None and not args.listen.startswith(UNIX):
+        require_server(identity)  # before the list of revoked ones is asked for, and the environment made
+        access = access_of(args, identity)
     host = EnvHost(args.gymnasium, read_mapping(args.mapping), args.rows, answer_s=args.answer_s)
     try:
         server = EnvServer(host, _home(args.listen), access)

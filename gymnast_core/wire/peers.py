@@ -67,6 +67,20 @@ class CertifiedAccess:
             raise NotPermittedError(f"only {', '.join(ROLES)} of {tenant} {does}")
 
 
+def require_server(identity: Identity) -> None:
+    """Return if callers take an identity for a server's.
+
+    Raises:
+        ConfigError: it is a caller's own, which none of them does.
+    """
+    if (holder := identity.peer).role != "server":
+        raise ConfigError(
+            f"{identity.folder} is the certificate of {holder.role} {holder.name}, which no caller takes for a "
+            "server's; use FOLDER/server of a trainer on its machine, or make one on it: gymnast enroll NAME --role "
+            "server --host NAME-OR-ADDRESS (--code fetches it onto another machine)"
+        )
+
+
 def listen_securely(server: grpc.Server, where: str, identity: Identity) -> str:
     """Listen by mutual TLS; returns the address.
 
@@ -76,8 +90,9 @@ def listen_securely(server: grpc.Server, where: str, identity: Identity) -> str:
         identity: its certificate names the host.
 
     Raises:
-        ConfigError: the address is none, or not to be had.
+        ConfigError: it is no server's certificate, or the address is none, or not to be had.
     """
+    require_server(identity)
     at = Address.parse(where) if not where.endswith(":0") else Address(where.removesuffix(":0"), 0)
     pair = [(identity.key, identity.certificate)]
     tls = grpc.ssl_server_credentials(pair, identity.authority, require_client_auth=True)

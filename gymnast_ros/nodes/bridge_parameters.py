@@ -9,10 +9,9 @@ from typing import Any
 
 from gymnast_core.errors import ConfigError
 from gymnast_core.records.gate_rule import GATE_MODES, MAX_AGE_DAYS
-from gymnast_ros.nodes.gate_parameters import declare_robot
 from gymnast_ros.nodes.request_parameters import declare_argument
 from gymnast_ros.nodes.rollout_parameters import declare_max_latency
-from gymnast_ros.nodes.settings import NodeSettings
+from gymnast_ros.nodes.settings import NodeSettings, declare_robot
 from gymnast_ros.run.codec import checked
 from gymnast_ros.run.requests import CancelJob, CancelTrainHere, Flush, Request, Rollback, SubmitJob, Swap, TrainHere
 

@@ -8,8 +8,8 @@ from typing import Any
 from gymnast_core.arm.command_gate import GateLimits
 from gymnast_core.errors import ConfigError
 from gymnast_core.robots import robot_named
-from gymnast_core.spec import RATES_HZ, WIDOWX_250S, RobotSpec
-from gymnast_ros.nodes.settings import NodeSettings
+from gymnast_core.spec import RATES_HZ, RobotSpec
+from gymnast_ros.nodes.settings import NodeSettings, declare_robot
 
 ENVELOPE = (
     "workspace_low_m", "workspace_high_m", "max_change_m", "max_change_rad", "table_height_m", "table_clearance_m",
@@ -37,19 +37,6 @@ def declare(settings: NodeSettings) -> None:
     add("deadman_s", defaults.deadman_ns / 1e9, "longest silence [s]", low=0.05, high=defaults.spec.max_deadman_s)
     add("max_refusals", defaults.max_refusals, "refusals in a row before it stops", low=1, high=1000)
     add("re_arm", "", "write the word of the gate's file here to re-arm it; see `gymnast rearm`")
-
-
-def declare_robot(settings: NodeSettings) -> RobotSpec:
-    """Which arm it is; of every node that computes for it.
-
-    Returns:
-        Its spec.
-
-    Raises:
-        ConfigError: nobody here knows it.
-    """
-    settings.declare("robot_model", WIDOWX_250S.name, "the arm: wx250s, vx300s or an installed one", read_only=True)
-    return robot_named(settings["robot_model"])
 
 
 def declare_rate(settings: NodeSettings, robot: RobotSpec) -> None:

@@ -22,10 +22,9 @@ from gymnast_core.web.server import PageServer
 from gymnast_ros.keyring import Keyring, re_arm_word, recover_word
 from gymnast_ros.nodes import topics
 from gymnast_ros.nodes.ears import listen
-from gymnast_ros.nodes.gate_parameters import declare_robot
 from gymnast_ros.nodes.requests import Requester
 from gymnast_ros.nodes.runtime import run
-from gymnast_ros.nodes.settings import NodeSettings
+from gymnast_ros.nodes.settings import NodeSettings, declare_robot
 from gymnast_ros.nodes.watch import RobotWatch
 from gymnast_ros.page import create_page
 from gymnast_ros.page.app import NotNowError

@@ -10,9 +10,8 @@ from gymnast_core.evaluation.attempts import MOST_ATTEMPTS
 from gymnast_core.evaluation.purpose import PURPOSES
 from gymnast_core.spec import RATES_HZ
 from gymnast_ros.graph import CHUNKING
-from gymnast_ros.nodes.gate_parameters import declare_robot
 from gymnast_ros.nodes.request_parameters import declare_argument
-from gymnast_ros.nodes.settings import NodeSettings
+from gymnast_ros.nodes.settings import NodeSettings, declare_robot
 from gymnast_ros.run.codec import checked
 from gymnast_ros.run.operator import LABELS
 from gymnast_ros.run.policy_host import ANSWER_S

@@ -10,6 +10,9 @@ from rclpy.exceptions import ParameterUninitializedException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from gymnast_core.robots import robot_named
+from gymnast_core.spec import WIDOWX_250S, RobotSpec
+
 CLOCK = "use_sim_time"
 """rclpy's own parameter: with it anybody could stop the clock by which a camera's picture is old."""
 Check = Callable[[Any], str]
@@ -77,3 +80,16 @@ class NodeSettings:
                 return SetParametersResult(successful=False, reason=f"{parameter.name}={parameter.value!r}: {wrong}")
         wrong = self._react({parameter.name: parameter.value for parameter in parameters})
         return SetParametersResult(successful=not wrong, reason=wrong)
+
+
+def declare_robot(settings: NodeSettings) -> RobotSpec:
+    """Which arm it is; of every node that computes for it.
+
+    Returns:
+        Its spec.
+
+    Raises:
+        ConfigError: nobody here knows it.
+    """
+    settings.declare("robot_model", WIDOWX_250S.name, "the arm: wx250s, vx300s or an installed one", read_only=True)
+    return robot_named(settings["robot_model"])

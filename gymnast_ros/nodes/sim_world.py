@@ -28,10 +28,10 @@ from gymnast_core.types import FloatArray, Observation, StepResult
 from gymnast_ros.keyring import Keyring
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import MAX_AGE_S, SESSION, SILENCE, ArmDescription, ArmPort, ArmReport
-from gymnast_ros.nodes.gate_parameters import declare_rate, declare_robot
+from gymnast_ros.nodes.gate_parameters import declare_rate
 from gymnast_ros.nodes.reset_permit import ResetGuard
 from gymnast_ros.nodes.runtime import Diagnostics, run
-from gymnast_ros.nodes.settings import NodeSettings
+from gymnast_ros.nodes.settings import NodeSettings, declare_robot
 
 Array = npt.NDArray[np.float64]
 

@@ -21,10 +21,9 @@ from gymnast_ros.keyring import Keyring, re_arm_word
 from gymnast_ros.nodes import messages, topics
 from gymnast_ros.nodes.arm_port import from_target
 from gymnast_ros.nodes.ears import listen
-from gymnast_ros.nodes.gate_parameters import declare_robot
 from gymnast_ros.nodes.marked import MarkedJoints, MarkedJson, listen_joints
 from gymnast_ros.nodes.runtime import Diagnostics, run
-from gymnast_ros.nodes.settings import NodeSettings
+from gymnast_ros.nodes.settings import NodeSettings, declare_robot
 
 SERVICES = {
     Event.ESTOP: topics.ESTOP,

@@ -9,8 +9,7 @@ from gymnast_core.errors import ConfigError
 from gymnast_core.spec import RobotSpec
 from gymnast_ros.drivers.reading import Array
 from gymnast_ros.nodes.cameras import CameraSource
-from gymnast_ros.nodes.gate_parameters import declare_robot
-from gymnast_ros.nodes.settings import NodeSettings
+from gymnast_ros.nodes.settings import NodeSettings, declare_robot
 
 
 def declare(settings: NodeSettings) -> None:

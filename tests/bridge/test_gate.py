@@ -85,6 +85,8 @@ def test_an_older_setting_is_not_a_way_in(service, robot, admin, tmp_path):
         assert strict.store.staged() is None
         assert "with the gate off" in strict.refused(second.id)
         strict.heard()
+        with pytest.raises(ConfigError, match="the way back to what ran on a robot needs none"):
+            admin.checkpoints.roll_back(base, robots=["wx-1"], reason="worse", override_reason="now, please")
         assert admin.checkpoints.roll_back(base, robots=["wx-1"], reason="the new one is worse")
         wait_until(lambda: strict.store.state.mandate is not None, PATIENCE_S)
         strict.store.obey()
@@ -93,6 +95,8 @@ def test_an_older_setting_is_not_a_way_in(service, robot, admin, tmp_path):
         service.publisher.publish(TENANT, tmp_path / "other", robots=["nobody"])
         admin.checkpoints.roll_back(other.id, robots=["wx-1"], reason="it ran on another robot")
         assert "without a gate record" in strict.refused(other.id)
+        signed = admin.checkpoints.roll_back(other.id, robots=["wx-1"], reason="again", override_reason="I know it")
+        assert Release.from_bytes(signed.payload).override is not None, "there it is needed"
 
 
 def signed_by_hand(service: Service, folder: Path, key: SigningKey | None = None, **changes) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cloud_trainer.service import Service, enroll, revoke
+from gymnast_cli.main import main
 from gymnast_cli.revoked import access_of
 from gymnast_client.worlds import WorldClient, WorldSample
 from gymnast_core.errors import ConfigError, CorruptError, GymnastError, TransientBridgeError
 from gymnast_core.wire.errors import NotPermittedError, RevokedError, ServerFaultError
 from gymnast_core.wire.gymnast.v1 import worlds_pb2
-from gymnast_core.wire.identity import Identity
+from gymnast_core.wire.identity import Identity, names_in
 from gymnast_core.wire.peers import CertifiedAccess
 from gymnast_core.wire.revocation import REVOKED, Revocations, RevokedFile
 from gymnast_core.wire.world_server import WorldServer
@@ -116,8 +119,8 @@ def test_a_server_starts_only_where_the_list_can_be_had(
     service: Service, identities: Issue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GYMNAST_TRAINER", raising=False)
-    sim = Identity.load(enroll(service.authority, "sim", "server", out=tmp_path / "far" / "sim"))
-    other = enroll(tmp_path / "other", "sim", "server", out=tmp_path / "theirs").parent / "other"
+    sim = Identity.load(enroll(service.authority, "sim", "server", out=tmp_path / "far" / "sim", hosts=["localhost"]))
+    other = enroll(tmp_path / "other", "sim", "server", out=tmp_path / "theirs", hosts=["localhost"]).parent / "other"
     robot, foreign = identities("wx-1", "robot"), identities("eve", "trainer", "elsewhere")
     for given, said in (
         ({}, "give --ca FOLDER"),
@@ -149,3 +152,51 @@ def test_the_list_of_a_tenant_comes_whole_and_without_others(service: Service, i
         while len(mine) < 3:
             mine = trainer.revoked()
     assert {known[serial] for serial in mine} == {f"gymnast://default/robot/wx-{number}" for number in range(3)}
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, Any]:
+    code = main(["--json", *map(str, words)])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_server_on_another_machine_fetches_a_certificate_of_its_own(
+    service: Service, identities: Issue, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = ("enroll", "gpu-box", "--role", "server", "--ca", service.authority)
+    for wrong, said in (((), "--host NAME or ADDRESS"), (("--host", "0.0.0.0"), "every address")):
+        for coded in ((), ("--code",)):
+            code, answer = told(capsys, *made, *wrong, *coded)
+            assert (code, said in answer["message"]) == (2, True), answer
+    code, answer = told(capsys, "enroll", "wx-1", "--ca", service.authority, "--host", "gpu.lab")
+    assert (code, "--host is of --role server" in answer["message"]) == (2, True)
+    code, answer = told(capsys, *made, "--host", "localhost", "--host", "gpu.lab", "--code")
+    far = tmp_path / "far" / "gpu-box"
+    fetched = told(capsys, "enroll", "--remote", service.address, "--code", answer["code"], "--out", far)
+    assert (fetched[0], fetched[1]["role"]) == (0, "server")
+    own = Identity.load(far)
+    assert names_in(own.certificate) == ["localhost", "gpu.lab"]
+    asked = flags(trainer=service.address, trainer_identity=identities("wm", "trainer"))
+    server = WorldServer(Endless(), "localhost:0", access_of(asked, own))
+    client = WorldClient(server.address, identities("ana", "operator"))
+    client.describe()
+    client.close()
+    server.stop()
+
+
+def test_a_server_with_a_callers_certificate_does_not_start(
+    service: Service, identities: Issue, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ana = identities("ana", "operator")
+    mapping = tmp_path / "none.toml"
+    mapping.write_text("")
+    serve = ("serve", "--identity", ana, "--ca", service.authority)
+    for words in (
+        ("env", *serve, "--listen", "localhost:0", "--gymnasium", "No/Such-v0", "--mapping", mapping),
+        ("wm", *serve, tmp_path / "no-world", "--grpc", "localhost:0"),
+    ):
+        code, answer = told(capsys, *words)
+        assert code == 2, answer
+        assert "is the certificate of operator ana, which no caller takes for a server's" in answer["message"]
+        assert "gymnast enroll NAME --role server --host NAME-OR-ADDRESS" in answer["message"]
+    with pytest.raises(ConfigError, match="which no caller takes for a server's"):
+        WorldServer(Endless(), "localhost:0", access_of(flags(ca=service.authority), Identity.load(ana)))

@@ -9,12 +9,11 @@ from cloud_trainer.world_model.serving.app import create_app
 from cloud_trainer.world_model.serving.predictor import PredictLimits, Predictor
 from cloud_trainer.world_model.serving.typed import TypedPredictions
 from cloud_trainer.world_model.worlds import load_world
-from gymnast_core.errors import ConfigError
 from gymnast_core.jobs.practice import DreamConfig
 from gymnast_core.web.server import PageServer
 from gymnast_core.wire.address import check_exposed, plain_host
 from gymnast_core.wire.identity import Identity
-from gymnast_core.wire.peers import CertifiedAccess
+from gymnast_core.wire.peers import CertifiedAccess, require_server
 from gymnast_core.wire.token import read_token
 from gymnast_core.wire.world_server import WorldServer
 
@@ -40,7 +39,7 @@ def served_world(
         host: to listen on; any but this machine's own needs identity and token.
         port: 0 takes a free one.
         token: file with what callers must show; None asks for nothing.
-        identity: folder with a server's certificate, FOLDER/server of a trainer; None serves without TLS.
+        identity: folder with a server's certificate (`gymnast enroll --role server`); None serves without TLS.
 
     Raises:
         ConfigError: the network would be served without TLS or without a token, or the token file holds none.
@@ -52,7 +51,7 @@ def served_world(
     tls, proof = identity is not None, token is not None
     check_exposed(host, tls=tls, proof=proof, remedy="name --identity and --token")
     if identity is not None:
-        _check_server(Identity.load(identity))
+        require_server(Identity.load(identity))
     secret = "" if token is None else read_token(token)
     predictor = _predictor(folder, limits, dream)
     app = create_app(predictor, secret)
@@ -69,25 +68,16 @@ def served_typed(
         limits: of a request.
         dream: how a DiT dreams.
         where: HOST:PORT to listen on; port 0 takes a free one.
-        access: with a server's certificate, FOLDER/server of a trainer, whose tenant may ask.
+        access: with a server's certificate, whose tenant may ask.
 
     Raises:
         ConfigError: it is no server's certificate, or the address is not to be had.
         ConfigError: the model takes no actions, cannot be seeded, or was not audited for so many steps.
         CheckpointError: no world model.
     """
-    _check_server(access.identity)
+    require_server(access.identity)  # before the model is read
     predictor = _predictor(folder, limits, dream)
     return WorldServer(TypedPredictions(predictor), where, access), predictor.version
-
-
-def _check_server(identity: Identity) -> None:
-    if (holder := identity.peer).role != "server":
-        raise ConfigError(
-            f"{identity.folder} is the certificate of {holder.role} {holder.name}, which no caller takes for a "
-            "server's; use FOLDER/server of a trainer, whose `gymnast serve --name` says under which names it is "
-            "reached"
-        )
 
 
 def _predictor(folder: Path, limits: PredictLimits, dream: DreamConfig) -> Predictor:

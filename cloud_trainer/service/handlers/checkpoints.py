@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -200,7 +200,7 @@ class CheckpointHandlers:
         """Order robots back to a checkpoint; one that ran on them or is kept here need not have been published.
 
         Raises:
-            ConfigError: no reason.
+            ConfigError: no reason; or an override that no robot asks for, since it ran there.
             NotPermittedError: this caller may override no gate.
             NotPossibleError: to an unknown robot, or it is no policy.
             NotFoundError: neither this trainer nor one of the robots has it.
@@ -212,7 +212,8 @@ class CheckpointHandlers:
         holders = self._robots.board.holding(who.tenant, checkpoint_id)
         if checkpoint_id not in holders and (known := self.all(who).get(checkpoint_id)) is not None:
             _check_policy(checkpoint_id, known)
-        said = self._override(who, checkpoint_id, robots, override)
+        ran = self._robots.words.in_force_on(who.tenant, checkpoint_id)
+        said = self._override(who, checkpoint_id, robots, override, ran=ran)
         asked = {"checkpoint": checkpoint_id, "robots": list(robots), "reason": reason.strip(), **_said(said)}
         return self._publisher.rollback(
             who.tenant, checkpoint_id, robots=list(robots) or [EVERY_ROBOT],
@@ -254,17 +255,23 @@ class CheckpointHandlers:
             )
         _check_policy(checkpoint_id, known)
 
-    def _override(self, who: Who, checkpoint_id: str, robots: Sequence[str], reason: str) -> GateOverride | None:
-        """Somebody's word in place of a gate record, if the caller may give it; None where none was given."""
+    def _override(
+        self, who: Who, checkpoint_id: str, robots: Sequence[str], reason: str, *, ran: Collection[str] = ()
+    ) -> GateOverride | None:
+        """Somebody's word in place of a gate record, if the caller may give it; None where none was given.
+
+        `ran` are robots that go back to it, and need no record for that.
+        """
         if not reason.strip():
             return None
         authorise(who, "override the gate")
         if len(reason) > MOST_REASON:
             raise ConfigError(f"a reason of {len(reason)} characters; an override takes at most {MOST_REASON}")
-        if not self._gates.may_ask(who.tenant, checkpoint_id, tuple(robots) or (EVERY_ROBOT,)):
+        if not self._gates.may_ask(who.tenant, checkpoint_id, tuple(robots) or (EVERY_ROBOT,), proved=ran):
+            back = " (the way back to what ran on a robot needs none)" if ran else ""
             raise ConfigError(
-                f"no robot that {checkpoint_id} goes to asks for a gate record that it has not; release it without "
-                "--override-gate, which would be signed and shown in red for nothing"
+                f"no robot that {checkpoint_id} goes to asks for a gate record that it has not{back}; release it "
+                "without --override-gate, which would be signed and shown in red for nothing"
             )
         return self._gates.override(who, checkpoint_id, reason)
 
