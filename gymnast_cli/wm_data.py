@@ -50,7 +50,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--robot", metavar="MODEL",
-        help=f"which arm it was (default {WIDOWX_250S.name}; episode files say it themselves)",
+        help=f"which arm it was, by its model (default {WIDOWX_250S.name}; episode files say it themselves)",
     )  # fmt: skip
     parser.add_argument("--fps", type=float, help="rlds: steps a second, which the data does not say (default 5)")
     parser.add_argument("--skip-broken", action="store_true", help="list and leave out episodes that cannot be read")

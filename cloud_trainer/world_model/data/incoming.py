@@ -22,7 +22,7 @@ from cloud_trainer.world_model.data.source import EpisodeSource, SourceInfo
 from gymnast_core.episodes import recorded_as, write_recording
 from gymnast_core.episodes.recording import Recording
 from gymnast_core.errors import ConfigError
-from gymnast_core.robots import declared
+from gymnast_core.robots import declared, is_known
 from gymnast_core.spec import WIDOWX_250S
 from gymnast_core.types import Episode, Outcome
 
@@ -43,7 +43,7 @@ class Said:
     """What the user says of every episode of a dataset; nothing of what was recorded or exported by us.
 
     Attributes:
-        robot: model of the arm that it was.
+        robot: model of the arm that it was; a name that is no arm known here says nothing of the arm.
         outcome: label; a label says that this dataset gave it.
         instruction: in place of the dataset's own; empty keeps that.
     """
@@ -51,6 +51,11 @@ class Said:
     robot: str = WIDOWX_250S.name
     outcome: Outcome = Outcome.UNLABELLED
     instruction: str = ""
+
+    @property
+    def arm(self) -> dict[str, str]:
+        """What an episode says of its arm."""
+        return declared(self.robot) if is_known(self.robot) else {}
 
 
 class Incoming:
@@ -86,9 +91,9 @@ class Incoming:
                 "the dataset itself (run.json), or import its video alone with --actions none"
             )
         source = build_source(config)
-        read_as = config.model_dump_json(
-            include={"size", "actions", "lag", "camera", "state", "action", "fps", "robot"}, exclude_defaults=True
-        )
+        decides = {"size", "actions", "lag", "camera", "state", "action", "fps"}
+        decides |= {"robot"} if config.actions is ActionKind.JOINT else set()
+        read_as = config.model_dump_json(include=decides, exclude_defaults=True)
         if isinstance(source, (LeRobotSource, RldsSource)):
             source = replace(source, every_camera=True)
         return Incoming(source, said, config.kind, read_as)
@@ -168,7 +173,7 @@ class Incoming:
                 instruction=self._said.instruction or episode.instruction,
                 outcome=self._said.outcome,
                 labelled_by="" if self._said.outcome is Outcome.UNLABELLED else f"dataset:{name}",
-                metadata={**episode.metadata, "imported_as": episode.episode_id, **declared(self._said.robot)},
+                metadata={**episode.metadata, "imported_as": episode.episode_id, **self._said.arm},
             ),
             robot=self._said.robot,
             control_hz=self.source.info.arm.control_hz,

@@ -215,7 +215,7 @@ def at_control_rate(episode: Episode, fps: float, info: SourceInfo) -> Episode:
 
 def of_arm(episode: Episode, info: SourceInfo) -> Episode:
     """Return the episode with the arm that its dataset is declared of."""
-    return replace(episode, metadata={**episode.metadata, **declared(info.robot)})
+    return replace(episode, metadata={**episode.metadata, **declared(info.arm.name)})
 
 
 def shifted(episode: Episode, lag: int) -> Episode:

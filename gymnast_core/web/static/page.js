@@ -68,6 +68,7 @@ async function refresh() {
       if (part.id === "now" && Date.now() - saidAt > 1200 && !said.classList.contains("wrong")) said.hidden = true;
       part.dataset.seen = seen;
       films(part);
+      stack(part);
     }
     const scene = fresh.querySelector(".scene");
     if (scene && !document.querySelector(".scene")) document.getElementById("previewbox")?.before(scene);
@@ -122,6 +123,26 @@ document.addEventListener("submit", async (event) => {
   }
   await refresh();
 });
+
+// Tables that a phone would have to scroll sideways become one block a row, each number beside its column's name.
+const narrow = matchMedia("(max-width: 760px)");
+function stack(root) {
+  for (const table of root.querySelectorAll(".scroll > table")) {
+    table.classList.remove("stacked");
+    if (!narrow.matches || table.scrollWidth <= table.parentElement.clientWidth) continue;
+    const names = [...table.querySelectorAll("thead th")].map((head) => head.textContent.trim());
+    for (const row of table.querySelectorAll("tbody tr, tfoot tr")) {
+      let column = 0;
+      for (const cell of row.cells) {
+        if (names[column]) cell.dataset.label = names[column];
+        column += cell.colSpan;
+      }
+    }
+    table.classList.add("stacked");
+  }
+}
+stack(document);
+addEventListener("resize", () => stack(document));
 
 // Films: strips of frames, played side by side and in step.
 function films(root) {
