@@ -114,6 +114,9 @@ def test_the_path_is_drawn_into_what_the_camera_saw_when_an_episode_began(
     wait_for(lambda: service.jobs.get("default", job_id).ended, "the plan", timeout_s=300)
     row = service.jobs.get("default", job_id)
     assert (row.state, row.error) == ("done", "")
+    listed = ana.get("/plans")
+    assert listed.status_code == 200, listed.text
+    assert f"<td>{name}</td>" in listed.text
     page = ana.get(address).text
     assert f"Seen as by the camera that {world} was trained on" in page
     assert "Not drawn into" not in page
