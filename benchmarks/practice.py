@@ -32,7 +32,8 @@ from gymnast_core.images import area_downsample
 from gymnast_core.paging import Acknowledgement
 from gymnast_core.policies.processor import use_threads
 from gymnast_core.policy import Policy
-from gymnast_core.practice import PracticeAsked, PracticeState, Skill, tries_for
+from gymnast_core.practice import PracticeAsked, PracticeState, Skill
+from gymnast_core.practice_rules import tries_for
 from gymnast_core.types import Episode, Outcome
 from gymnast_ros.run.arming import Arming
 from gymnast_ros.run.episodes import EpisodeRunner

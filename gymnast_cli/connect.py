@@ -143,6 +143,17 @@ def whole(operation: str, argument: str) -> Callable[[str], int]:
     return parse
 
 
+def share(text: str) -> float:
+    """Parse a share of something, 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be 0 to 1, got {text}")
+    return value
+
+
 def task_list(text: str) -> list[str]:
     """Split "lift,push"; an instruction with spaces is one task."""
     tasks = [part.strip() for part in text.split(",") if part.strip()]

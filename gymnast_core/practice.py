@@ -6,7 +6,6 @@ and for whoever looks at it. A run's state is all that a robot needs to go on wi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
 from gymnast_core.errors import ConfigError
 from gymnast_core.json_values import JsonObject
+from gymnast_core.practice_rules import USUAL_EXPLORED, is_explored, tries_for
 from gymnast_core.practice_status import PracticeStatus, RunState, SkillFigures
 from gymnast_core.types import Outcome
 
@@ -23,11 +23,6 @@ Skill = Literal["task", "reset"]
 JudgeName = Literal["", "trainer", "simulator"]
 MOST_HOURS, MOST_EPISODES, MOST_CALLS = 168.0, 10_000, 20
 MOST_TRIES_ASKED = 100
-CALLS_BY_LUCK = 2.0
-"""Calls in 100 episodes that a skill's bad luck may cause, where nobody says how many tries it has."""
-LEAST_TRIES, MOST_TRIES = 3, 20
-USUAL_SUCCESS, USUAL_EPISODES = 0.3, 10
-"""What is believed of a skill before it was practised, as if it had been in so many episodes."""
 LOST, HARD_RESET = "lost_object", "hard_reset"
 LAID_BY_HAND = (LOST, HARD_RESET)
 """Pages after which a person has put everything back to where the task begins."""
@@ -58,7 +53,13 @@ class PracticeAsked(BaseModel):
         "standard"
     )
     checkpoint: Annotated[str, Field(description="id in the store; empty: the one in force at each episode")] = ""
-    sample: Annotated[int, Field(ge=-1, le=2**53, description="seed of the policy's exploration; -1 is greedy")] = 0
+    sample: Annotated[
+        int, Field(ge=-1, le=2**53, description="seed of the policy's exploration; -1: no episode explores")
+    ] = 0
+    explore: Annotated[
+        float, Field(ge=0, le=1, description="share of each skill's episodes in which the policy explores, evenly "
+                     "spread; in the others it is greedy")
+    ] = USUAL_EXPLORED  # fmt: skip
     seed: Annotated[int, Field(ge=0, le=10**6, description="chooses the start states, where the arm is simulated")] = 0
     judge: Annotated[
         JudgeName,
@@ -233,6 +234,13 @@ class PracticeState(BaseModel):
         return self.model_copy(update={**counted, "failed": self.failed + 1, "unknown": unknown, "lay_out": False})
 
     @property
+    def explores(self) -> bool:
+        """Whether the policy explores in the next episode; each skill has its own share of those."""
+        count: SkillCount = getattr(self, self.next)
+        share = self.asked.explore if self.asked.sample >= 0 else 0.0
+        return is_explored(share, count.episodes)
+
+    @property
     def tries(self) -> int:
         """Failures in a row of the next skill after which a person is called; those under way prove nothing yet."""
         count: SkillCount = getattr(self, self.next)
@@ -280,20 +288,3 @@ class PracticeState(BaseModel):
             "left_s": round(left_s), "page_id": self.waiting.page_id if self.waiting else "",
             "page_kind": self.waiting.kind if self.waiting else "", "by": self.by,
         }  # fmt: skip
-
-
-def tries_for(successes: int, episodes: int) -> int:
-    """Return how many tries a skill has: the fewest by which luck alone calls at most twice in 100 episodes.
-
-    With success p and k tries a turn of the skill takes (1 - q^k) / p episodes, q = 1 - p, and ends in a call with
-    probability q^k; so q^k <= c / (100 p + c) keeps c calls in 100 episodes.
-
-    Args:
-        successes: of the skill so far; episodes after which the other one could begin.
-        episodes: of the skill so far.
-    """
-    success = (successes + USUAL_SUCCESS * USUAL_EPISODES) / (episodes + USUAL_EPISODES)
-    if success >= 1:
-        return LEAST_TRIES
-    fewest = math.log(CALLS_BY_LUCK / (100 * success + CALLS_BY_LUCK)) / math.log1p(-success)
-    return min(MOST_TRIES, max(LEAST_TRIES, math.ceil(fewest)))

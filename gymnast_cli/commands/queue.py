@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_trainer_arguments, emit, task_list, trainer
+from gymnast_cli.connect import add_trainer_arguments, emit, share, task_list, trainer
 from gymnast_cli.retrying import add_retry_arguments, retry_of
 from gymnast_core.errors import ConfigError
 from gymnast_core.json_values import JsonObject
+from gymnast_core.practice_rules import USUAL_EXPLORED
 from gymnast_core.queue import ADDED, PRIORITIES, USUAL_PRIORITY
 from gymnast_core.seeds import block
 from gymnast_core.text import one_line
@@ -58,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--episodes", type=int, help="practice: ends after so many, too")
     add.add_argument("--tries", type=int, help="practice: failures of one skill in a row, then a person is called "
                      "(default: by its success)")  # fmt: skip
+    add.add_argument("--explore", type=share, metavar="SHARE", help="practice: of the episodes in which the policy "
+                     f"explores (default {USUAL_EXPLORED:g}); the others are greedy")  # fmt: skip
     add.add_argument("--priority", type=int, default=USUAL_PRIORITY, help=_PRIORITY)
     add.add_argument("--key", default="", help="the same one never adds a second entry")
     add.add_argument("--wait", action="store_true", help="until it has ended")
@@ -126,7 +129,7 @@ def _practice(args: argparse.Namespace) -> JsonObject:
             f"{', '.join(missing)} missing; e.g. gymnast queue add practice --task put --reset take --hours 3"
         )
     more = {"scene": args.scene, "checkpoint": args.checkpoint, "sample": args.sample, "tries": args.tries,
-            "episodes": args.episodes}  # fmt: skip
+            "episodes": args.episodes, "explore": args.explore}  # fmt: skip
     return {**given, **{name: value for name, value in more.items() if value not in ("", None)}}
 
 

@@ -146,7 +146,7 @@ class PracticeRun:
         seeds = block("practise", asked.seed)
         return EpisodePlan(
             self._pair.instructions[skill], self._pair.names[skill], seeds[(state.number - 1) % len(seeds)],
-            asked.scene, asked.sample, purpose="practise",
+            asked.scene, asked.sample if state.explores else -1, purpose="practise",
             practice=PracticeMark(state.run, skill, state.number, continues=not state.lay_out),
         )  # fmt: skip
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gymnast_core.practice import PersonCall, PracticeAsked, PracticeState, tries_for
+from gymnast_core.practice import PersonCall, PracticeAsked, PracticeState
+from gymnast_core.practice_rules import tries_for
 from gymnast_core.types import Outcome
 
 

@@ -68,6 +68,7 @@ class Lab:
         self.gate, self.stop, self.closing = Arming(), threading.Event(), threading.Event()
         self.before: Callable[[int], None] = lambda number: None
         self.rows: list[EpisodeResult] = []
+        self.sampled: list[int] = []
         self.shown: list[dict[str, object]] = []
         self.book = PracticeBook(folder / "practice")
         self.runner = EpisodeRunner(lambda: self.arm, Spool(folder / "spool"), "sim-0", lambda truth: (None, ""))
@@ -91,6 +92,7 @@ class Lab:
 
     def _episode(self, plan: EpisodePlan, checkpoint: str, watch: SkillWatch, /) -> EpisodeResult:
         self.before(plan.practice.number)
+        self.sampled.append(plan.temperature_seed)
         cancelled = lambda: self.stop.is_set() or self.closing.is_set()  # noqa: E731
         self.rows.append(self.runner.run(plan, self.expert, cancelled, label=watch.label))
         return self.rows[-1]
@@ -99,6 +101,12 @@ class Lab:
 @pytest.fixture
 def lab(tmp_path: Path, world: SimEnv) -> Lab:
     return Lab(tmp_path, world, Person())
+
+
+def test_the_policy_is_sampled_in_the_asked_share_of_each_skills_episodes_and_greedy_in_the_others(lab: Lab) -> None:
+    lab.practise(episodes=8, sample=5, explore=0.5)
+    done = [(row.task, seed) for row, seed in zip(lab.rows, lab.sampled, strict=True) if not row.truncated_reason]
+    assert done == [("drawer", -1), ("open", -1), ("drawer", 5), ("open", 5)] * 2
 
 
 def test_skills_take_turns_where_the_other_one_ended_and_everything_is_recorded_to_learn_from(lab: Lab) -> None:
