@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,13 @@ AMOUNTS = {
     ),
 }  # fmt: skip
 
+PRACTICES: dict[str, dict[str, Any]] = {
+    "GRPO in the dream": {},
+    "GRPO in the dream, judged at its end": {"mask_after_success": False},
+}
+"""What each practice changes of the job's settings. The second was added after the first had been seen: an episode here
+is eight looks of a judge, and the usual reward is its success at any of them."""
+
 
 def run(args: argparse.Namespace, tasks: Sequence[MetaWorldTask], seeds: Sequence[int]) -> None:
     """Do what is missing, seed by seed, and write the report."""
@@ -131,9 +139,9 @@ class MetaWorldSeed:
         base = self.timed("base", self.base)
         kinds = {"policy": base, **self.timed("first world model and judge", self.first)}
         self.timed("collect", lambda: self.collect(base))
-        practised = self.timed("practise", lambda: self.practise(kinds))
         self.measure("base", base)
-        self.measure("GRPO in the dream", practised)
+        for name in PRACTICES:
+            self.measure(name, self.timed(name, partial(self.practise, name, kinds)))
         self._expert("more", self.amounts.loop, names, seed=self.seed)
         self.measure("behaviour cloning on more data", self.timed("more", self.more))
         if true_reward:
@@ -170,30 +178,28 @@ class MetaWorldSeed:
                     collect_episodes(env, policy, folder, starts[done : self.amounts.loop], sample=self.seed)
                 self.say(f"collected {task.name}")
 
-    def practise(self, kinds: dict[str, Path]) -> Path:
+    def practise(self, name: str, kinds: dict[str, Path]) -> Path:
         """Run the improve job, and take the candidate that a small evaluation says; refused, the base stays."""
-        if "chosen" not in self.result:
-            self.result |= self._improved(kinds)
+        told = self.result.setdefault("practice", {})
+        if name not in told:
+            told[name] = self._improved(name, kinds)
             self._keep()
-        if "chosen" not in self.result:
+        if "chosen" not in told[name]:
             starts = starts_of("choose", self.seed)[: self.amounts.choose]
-            options = [kinds["policy"], *(Path(folder) for folder in self.result["candidates"])]
+            options = [kinds["policy"], *(Path(folder) for folder in told[name]["candidates"])]
             for option in options if starts else ():
                 self.measure(f"choose {option}", option, starts=starts)
             found = {str(o): _trials(self.result["trials"].get(f"choose {o}", ())) for o in options}
-            self.result["chosen"] = best_of(found)
+            told[name]["chosen"] = best_of(found)
             self._keep()
-        return Path(self.result["chosen"])
+        return Path(told[name]["chosen"])
 
-    def _improved(self, kinds: dict[str, Path]) -> dict[str, Any]:
-        if "candidates" in self.result:
-            return {}
-        files = self._files("loop")
-        recorded = [Recorded(path, read_summary(path).end.outcome.value) for path in files]
-        folder = self.folder / "job"
+    def _improved(self, name: str, kinds: dict[str, Path]) -> dict[str, Any]:
+        recorded = [Recorded(path, read_summary(path).end.outcome.value) for path in self._files("loop")]
+        folder = self.folder / _folder(name)
         folder.mkdir(exist_ok=True)
         policy = read_manifest(kinds["policy"]).id
-        spec = ImproveSpec(policy=policy, seed=self.seed, config=self.amounts.improve)
+        spec = ImproveSpec(policy=policy, seed=self.seed, config=self.amounts.improve.changed(**PRACTICES[name]))
         try:
             found = improve(Job(spec, kinds, recorded, folder, self.show, never)).to_json()
         except NotTrustedError as error:
@@ -259,6 +265,10 @@ class MetaWorldSeed:
         partial = self._path.with_suffix(".partial")
         partial.write_text(json.dumps(self.result))
         partial.rename(self._path)
+
+
+def _folder(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
 def _trials(rows: Sequence[Sequence[Any]]) -> dict[tuple[str, int], bool | None]:

@@ -13,7 +13,10 @@ from benchmarks.flow_seeds import interval
 from benchmarks.metaworld.tasks import MetaWorldTask
 from gymnast_core.evaluation.results import Trials, counts, difference
 
-VARIANTS = ("base", "behaviour cloning on more data", "GRPO in the dream", "RL with true reward")
+VARIANTS = (
+    "base", "behaviour cloning on more data", "GRPO in the dream", "GRPO in the dream, judged at its end",
+    "RL with true reward",
+)  # fmt: skip
 
 
 def write_report(
@@ -35,7 +38,12 @@ def figures(result: Mapping[str, Any]) -> dict[str, Any]:
     measured = {name: _trials(result["trials"][name]) for name in VARIANTS if _whole(result, name)}
     base, more = (measured.get(name) for name in VARIANTS[:2])
     return {
-        **{name: value for name, value in result.items() if name not in ("trials", "candidates")},
+        "seed": result["seed"],
+        "cpu_s": result["cpu_s"],
+        "practice": {
+            name: {key: value for key, value in told.items() if key not in ("candidates", "chosen")}
+            for name, told in result["practice"].items()
+        },
         "candidates": [
             {"folder": Path(name.removeprefix("choose ")).name, **_short(counts(_trials(rows)))}
             for name, rows in result["trials"].items() if name.startswith("choose ")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.metaworld.report import VARIANTS
 from gymnast_core.wire.env_client import RemoteEnv
 from tests.contracts.env_contract import EnvContract
 from tests.foreign import ROOT, python_of
@@ -93,6 +94,6 @@ def test_the_whole_loop_runs_and_nothing_is_done_twice(tmp_path: Path) -> None:
         made.append((table, weights, sorted(tmp_path.rglob("*.mcap"))))
     assert made[0] == made[1]
     trials = json.loads((tmp_path / "seed-0/result.json").read_text())["trials"]
-    for name in ("base", "behaviour cloning on more data", "GRPO in the dream", "RL with true reward"):
+    for name in VARIANTS:
         assert len(trials[name]) == 3
         assert f"| {name} |" in table
