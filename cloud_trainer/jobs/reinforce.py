@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,7 +108,18 @@ def ground_of(job: Job[TrainingSpec], dream: Dream, held_out: Clips) -> tuple[Gr
     config = job.spec.config
     novel, beginnings = novel_beginnings(starts, dream.parts["world_model"], config.novel, seed=job.spec.seed)
     again = functools.partial(load_world, dream.world_model, config.dream)
-    return Ground(at_hand(config, dream.world, again), [*starts, *novel], keyframes), beginnings
+    return Ground(at_hand(config, dream.world, again), [*evened(starts), *novel], evened(keyframes)), beginnings
+
+
+def evened(starts: Sequence[StartState]) -> list[StartState]:
+    """Return the starts so that every instruction has about as many, those of a rarer one several times.
+
+    A robot that practises by itself tries what fails again and again: most of what it records is of its worst skill,
+    and a policy that practised from those starts alone forgot the others (benchmarks/practice_cpu2_202611.md).
+    """
+    times = Counter(start.instruction for start in starts)
+    most = max(times.values(), default=0)
+    return [start for start in starts for _ in range(round(most / times[start.instruction]))]
 
 
 def reported_starts(config: RefiningSettings, dream: Dream) -> Clips:

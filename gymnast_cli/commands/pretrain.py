@@ -32,7 +32,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from cloud_trainer.jobs.desk.pretrain import DRY, Amounts, pretrain
     from gymnast_ros.sim.drivers import collect_shares
 
-    console.print("about 90 core-minutes for all of it; interrupt it whenever you like, it goes on from there")
+    console.print("about 120 core-minutes for all of it; interrupt it whenever you like, it goes on from there")
     amounts = DRY if args.dry else Amounts()
     pretrain(
         args.out, args.work, collect_shares, seed=args.seed, workers=args.workers, amounts=amounts, base=args.policy

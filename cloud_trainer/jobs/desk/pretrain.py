@@ -5,11 +5,11 @@ Stages, each reused when its result is there and each continued where it was int
 1. demonstrations by an expert whose aim is 2.6 cm off, the same way every time: another lab's station;
 2. the base policy, fine-tuned on them;
 3. episodes of many drivers, some of the base policy itself, failures included;
-4. the world model, on those, in two passes: all noise levels; then only the one that is asked for when a frame is drawn
-   in a single step, on nearly twice the episodes;
-5. the judge, on other episodes of the base policy, imagined again by that world model.
+4. the world model, on those, in three passes: all noise levels; then only the one that is asked for when a frame is
+   drawn in a single step, on nearly twice the episodes; then that for longer, on the skills that undo a task as well;
+5. the judge, on other episodes of the base policy and of those skills, imagined again by that world model.
 
-Everything follows from --seed. About 90 core-minutes on 2 cores; stage 4 is most of it.
+Everything follows from --seed. About 120 core-minutes on 2 cores; stage 4 is most of it.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ Collect = Callable[[Sequence[Share], int], list[Episode]]
 """Records shares on some arm, in so many processes; gymnast_ros.sim.drivers.collect_shares does in the simulator."""
 
 TASKS = ("lift", "push", "put", "drawer")
+RESETS = ("push_back", "take", "open")
+"""Skills that undo a task: practice without people alternates them with it."""
 
 CAMERA_MATRIX = (
     *(-48.21961435276838, -82.59374429786507, -21.96040974727019, 34.182938175871996),
@@ -59,6 +61,7 @@ class Amounts:
         policy_steps: of fine-tuning.
         world_model_steps: of the world model's first pass.
         single_steps: of its second.
+        reset_steps: of its third.
         judge_steps: of the judge.
         scale: of the other collections, 1 is the shipped size.
     """
@@ -67,14 +70,17 @@ class Amounts:
     policy_steps: int = 1200
     world_model_steps: int = 4400
     single_steps: int = 4000
-    judge_steps: int = 900
+    reset_steps: int = 5000
+    judge_steps: int = 2000
     scale: float = 1.0
 
 
 BASES = {**BASE_POLICIES, "history": "history_policy"}
 """Folder of each kind of base policy; the one that looks back imitates an operator whose arms err, each differently."""
 
-DRY = Amounts(demonstrations=4, policy_steps=4, world_model_steps=3, single_steps=3, judge_steps=3, scale=0.06)
+DRY = Amounts(
+    demonstrations=4, policy_steps=4, world_model_steps=3, single_steps=3, reset_steps=3, judge_steps=3, scale=0.06
+)
 """Everything once, to see that it runs."""
 
 OFFLINE = {"expert": 75, "offset": 250, "noisy": 125, "wander": 40, "varied": 75}
@@ -82,7 +88,10 @@ ON_POLICY = {"policy": 75, "policy_greedy": 65}
 MORE = {"expert": 50, "offset": 300, "noisy": 150, "policy": 100}
 """Of the world model's second pass, beside the others: near misses, most of all."""
 SINGLE_RATE = 4e-4
+UNDOING = {"expert": 75, "offset": 300, "noisy": 150}
+"""Of its third pass, for each of RESETS, beside all others."""
 HELD_OUT = {"policy": 160, "policy_greedy": 70, "offset": 75}
+UNDOING_HELD_OUT = {"offset": 150, "expert": 50, "noisy": 50}
 """Episodes per task and kind of driver."""
 
 
@@ -155,19 +164,28 @@ class Pretraining:
 
     def world_model(self) -> Path:
         """Stages 3 and 4."""
-        folder = self._folder("world_model", "world_model_single")
+        folder = self._folder("world_model", "world_model_resets")
         if not folder.exists():
-            first, more = self._first_pass(), self._collected("wm_more", self._orders(MORE, 160_000))
-            config = WorldModelTraining(
-                self.amounts.single_steps, learning_rate=SINGLE_RATE, own_context_from=0.0, seed=self.seed
-            )
-            clips, state = clips_of([*self._first_episodes(), *more], 64), self.work / "world_model_single.state"
-            del more
-            train_world_model(
-                clips, config, folder, parent=first, sampling_steps=1, state=state, lineage=self._lineage(),
-                progress=self._show,
-            )  # fmt: skip
+            undoing = self._collected("wm_undo", self._orders(UNDOING, 60_000, RESETS))
+            self._on_in_one_step(self._second_pass(), folder, self.amounts.reset_steps, undoing)
         return folder
+
+    def _second_pass(self) -> Path:
+        folder = self.work / "world_model_single"
+        if not folder.exists():
+            self._on_in_one_step(self._first_pass(), folder, self.amounts.single_steps)
+        return folder
+
+    def _on_in_one_step(self, parent: Path, folder: Path, steps: int, undoing: Sequence[Episode] = ()) -> None:
+        """Go on from a pass on the only noise level that drawing in a single step asks for."""
+        config = WorldModelTraining(steps, learning_rate=SINGLE_RATE, own_context_from=0.0, seed=self.seed)
+        more = self._collected("wm_more", self._orders(MORE, 160_000))
+        clips = clips_of([*self._first_episodes(), *more, *undoing], 64)
+        del more
+        train_world_model(
+            clips, config, folder, parent=parent, sampling_steps=1, state=self.work / f"{folder.name}.state",
+            lineage=self._lineage(), progress=self._show,
+        )  # fmt: skip
 
     def _first_pass(self) -> Path:
         folder = self.work / "world_model"
@@ -206,6 +224,7 @@ class Pretraining:
         recorded = [
             *self._collected("wm_off", self._orders(OFFLINE, 10_000)),
             *self._collected("wm_on", self._orders(ON_POLICY, 100_000)),
+            *self._collected("wm_undo", self._orders(UNDOING, 60_000, RESETS)),
         ]
         recorded = [episode for episode in recorded if not episode.episode_id.startswith("varied")]
         held = self.held_out()
@@ -216,19 +235,22 @@ class Pretraining:
 
     def held_out(self) -> Mapping[str, list[Episode]]:
         """Episodes the world model never saw: half for the judge, a quarter for thresholds, a quarter for audits."""
-        held = self._collected("held", self._orders(HELD_OUT, 120_000))
+        held = [
+            *self._collected("held", self._orders(HELD_OUT, 120_000)),
+            *self._collected("held_undo", self._orders(UNDOING_HELD_OUT, 90_000, RESETS)),
+        ]
         parts: dict[str, list[Episode]] = {"judge": [], "thresholds": [], "audit": []}
         for episode, draw in zip(held, np.random.default_rng(self.seed).random(len(held)), strict=True):
             parts["judge" if draw < 0.5 else "thresholds" if draw < 0.75 else "audit"].append(episode)
         return parts
 
-    def _orders(self, kinds: Mapping[str, int], first: int) -> list[Share]:
+    def _orders(self, kinds: Mapping[str, int], first: int, tasks: Sequence[str] = TASKS) -> list[Share]:
         orders = []
         for position, (kind, count) in enumerate(kinds.items()):
             start = self._seed_base() + first + 10_000 * position
             seeds = tuple(range(start, start + max(1, round(count * self.amounts.scale))))
             folder = self.policy() if kind.startswith("policy") else None
-            orders += [Share(kind, task, seeds, folder) for task in TASKS]
+            orders += [Share(kind, task, seeds, folder) for task in tasks]
         return orders
 
     def _seed_base(self) -> int:
