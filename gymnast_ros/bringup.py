@@ -118,7 +118,8 @@ class Graph:
         return process
 
     def _environment(self) -> dict[str, str]:
-        values = {**os.environ, **environment(os.environ)} | (self._claim.environment if self._claim else {})
+        claimed = self._claim.environment if self._claim else {}
+        values = {**os.environ, **environment(os.environ), **claimed}
         values[STARTER] = str(os.getpid())
         if self.config.domain_id is not None:
             values["ROS_DOMAIN_ID"] = str(self.config.domain_id)
