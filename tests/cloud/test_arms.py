@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.job import Job, arm_of
 from cloud_trainer.jobs.release_gate import release_gate
+from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.sft.trainer import SftConfig, train_sft
+from cloud_trainer.world_model.capabilities import capabilities_of
 from cloud_trainer.world_model.worlds import load_world
+from gymnast_core.episodes import read_episode, write_episode
 from gymnast_core.errors import ConfigError
 from gymnast_core.extensions import GATES, extension
 from gymnast_core.jobs import GateSpec, spec_of
@@ -19,7 +23,8 @@ from gymnast_core.records.manifest import read_manifest
 from gymnast_core.robots import declared
 from gymnast_core.spec import ROBOT_MODEL, VIPERX_300S, WIDOWX_250S
 from gymnast_core.types import Episode
-from tests.cloud.learning_fakes import episode
+from tests.cloud.jobs import TINY, job_of
+from tests.cloud.learning_fakes import episode, tiny_policy
 
 CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
 QUICK = SftConfig(iterations=1, batch_size=4, warmup=1)
@@ -81,3 +86,22 @@ def test_the_release_gate_holds_a_policy_in_its_own_arm_or_says_that_it_cannot(t
     monkeypatch.setattr("cloud_trainer.jobs.release_gate.extension", lambda group, name: lambda: None)
     with pytest.raises(ConfigError, match="has a wx250s alone, and the policy is for a vx300s"):
         release_gate(replace(job, checkpoints=dict.fromkeys(names, policy)))
+
+
+def test_refinement_teaches_a_world_model_the_arm_that_the_policy_is_for(
+    material: tuple[dict[str, Path], list[Recorded]], tmp_path: Path
+) -> None:
+    checkpoints, files = material
+    shown = [read_episode(entry.path) for entry in files]
+    shown = [replace(one, metadata={**one.metadata, **declared("vx300s")}) for one in shown]
+    paths = [write_episode(tmp_path / "vx300s", one, robot="sim-0") for one in shown]
+    theirs = [replace(entry, path=path) for entry, path in zip(files, paths, strict=True)]
+    policy = tmp_path / "policy"
+    tiny_policy().save(policy, lineage=declared("vx300s"))
+    lab = ({**checkpoints, "policy": policy}, theirs)
+    with pytest.raises(ConfigError, match="knows the domains wx250s, not vx300s"):
+        improve(job_of(lab, tmp_path / "kept", config={**TINY, "refine_iterations": 0}))
+    quick = {**TINY, "refine_iterations": 1, "judge_iterations": 0, "grpo_iterations": 1, "forgetting_starts": 1}
+    made = improve(job_of(lab, tmp_path / "refined", config=quick))
+    assert capabilities_of(tmp_path / "refined" / "world_model").domains == ("vx300s", "wx250s")
+    assert [read_manifest(Path(one.folder)).robot_model for one in made.candidates] == ["vx300s"]
