@@ -228,7 +228,7 @@ class Pretraining:
         ]
         recorded = [episode for episode in recorded if not episode.episode_id.startswith("varied")]
         held = self.held_out()
-        choosing = [episode for episode in held["thresholds"] if not episode.episode_id.startswith("offset")]
+        choosing = [episode for episode in held["thresholds"] if episode.episode_id.startswith("policy")]
         if len({episode.outcome for episode in choosing}) < 2:  # a dry run's policy never succeeds
             choosing = held["thresholds"]
         return JudgeData(clips_of(recorded, 64), clips_of(held["judge"], 64), clips_of(choosing, 64))
