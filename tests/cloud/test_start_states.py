@@ -1,10 +1,13 @@
 """New scenes and new words: visible, reproducible, and on record."""
 
 import json
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from cloud_trainer.jobs.reinforce import evened
 from cloud_trainer.judge.client import EndpointClient
 from cloud_trainer.practice.instructions import paraphrases, proposed_instructions
 from cloud_trainer.practice.scene_edits import (
@@ -35,6 +38,15 @@ def scene(step=0):
 @pytest.fixture
 def crop():
     return cut_out(scene().frame_HWC, TABLE, (12, 12, 40, 40), name="red cube", source="episode-7@0")
+
+
+def test_a_rare_skill_begins_as_often_and_like_numbers_stay_as_they_are():
+    opened, taken = (replace(scene(), instruction=text) for text in ("open the drawer", "take it off"))
+    begun = Counter(start.instruction for start in evened([opened] * 30 + [taken] * 7))
+    assert begun == {"open the drawer": 30, "take it off": 28}
+    alike = [opened] * 130 + [taken] * 110
+    assert evened(alike) == alike
+    assert evened([]) == []
 
 
 def test_cut_out_finds_the_object_and_only_it(crop):
