@@ -193,6 +193,20 @@ def test_trust_says_uncalibrated_when_disagreement_tells_nothing_and_drifts() ->
         measure_trust(found[:4], allowed_error=0.1, rng=rng)
 
 
+def test_trust_does_not_carry_a_steep_fit_to_a_dream_that_disagrees_more_than_any_other() -> None:
+    found = []
+    for number, case in enumerate(cases(range(12))):
+        apart = 4 + number % 4  # grey levels between two dreams; what they miss by grows with its cube
+        dream = np.clip(case.real_FHWC.astype(int) + apart**3 // 40, 0, 255)
+        second = np.clip(dream + apart, 0, 255)
+        if number == 11:  # one ends far from its twin and no further from what happened
+            second[-1] = np.clip(dream[-1] + 40, 0, 255)
+        found.append(replace(case, imagined_KFHWC=np.stack([dream, second]).astype(np.uint8)))
+    report = measure_trust(found, allowed_error=0.12, rng=np.random.default_rng(0))
+    assert report.band.slope == pytest.approx(1)
+    assert report.trusted_steps == len(report.by_step)
+
+
 def test_bounds_are_set_from_a_good_model() -> None:
     loose = BOUNDS.changed(coverage=False)
     reports = [toy_audit(cases(range(first, first + 8), good, seed=first)) for first in range(0, 40, 8)]

@@ -136,11 +136,17 @@ def measure_trust(cases: Sequence[AuditCase], *, allowed_error: float, rng: np.r
 def fit_band(steps: _Steps) -> TrustBand:
     """Regress log error on log disagreement and horizon on half of the episodes, set the margin on the other half.
 
-    The margin is the conformal quantile of the second half's residuals: ceil((n + 1) 0.9) of n.
+    The margin is the conformal quantile of the second half's residuals: ceil((n + 1) 0.9) of n. Error grows with
+    disagreement in proportion at most: dreams that hardly disagree, as those of one sampling step, may fit any power,
+    and a single one that disagrees a little more would be given an error that nobody ever measured.
     """
     names = np.unique(steps.episode)
     fitted, setting = steps.of(names[::2].tolist()), steps.of(names[1::2].tolist())
-    coefficients, *_ = np.linalg.lstsq(_design(fitted), np.log(fitted.error + _TINY), rcond=None)
+    design, target = _design(fitted), np.log(fitted.error + _TINY)
+    coefficients, *_ = np.linalg.lstsq(design, target, rcond=None)
+    if coefficients[1] > 1:
+        others, *_ = np.linalg.lstsq(design[:, [0, 2]], target - design[:, 1], rcond=None)
+        coefficients = np.insert(others, 1, 1.0)
     residual = np.sort(np.log(setting.error + _TINY) - _design(setting) @ coefficients)
     place = min(len(residual) - 1, int(np.ceil((len(residual) + 1) * NOMINAL)) - 1)
     intercept, slope, growth = (float(value) for value in coefficients)
