@@ -82,6 +82,11 @@ class Lab:
         """The row of sim-0 in `gymnast operate robots`; empty before it reports."""
         return next(iter(self.root("operate", "robots")["robots"]), {})
 
+    def runs(self) -> str:
+        """Id of what sim-0 says it runs; empty before it reports."""
+        words = self.robot().get("words") or {}
+        return str((words.get("runs") or {}).get("checkpoint_id", ""))
+
     def page(self, host: str, url: str, token: str, path: str = "/") -> str:
         """A page, read in a browser on the machine that serves it."""
         at = self.hosts.trainer if host == "trainer" else self.hosts.robot
