@@ -178,7 +178,7 @@ def test_bounds_are_written_beside_the_model_and_asked_by_each_gate(
     }, "not asked for"
     assert anew["gates"]["adapt"] == found["gates"]["adapt"] == calibrated_bounds(world_model, "adapt"), "not asked for"
     assert main([*again, str(SHIPPED / "world_model")]) == 2
-    assert "was refined from world_model-bb12ebff0a47fbff, not from" in capsys.readouterr().out
+    assert "was refined from world_model-548e1196d9284fe9, not from" in capsys.readouterr().out
     assert main([*bounds(recorded, world_model, tmp_path / "judge"), "--gates", "improved"]) == 2
     assert "gate 'improved' is not one of improve, adapt, promotion" in capsys.readouterr().out
 
