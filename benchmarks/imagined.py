@@ -5,8 +5,9 @@
 Every policy runs greedily from the same fresh start states (nothing was trained on or chosen with them): in the
 simulator, and in one world model from the first frame and pose of each, where a judge decides. World model and judge
 are the same for all, by default the shipped ones; a policy may have practised in a refined copy of them, none did in
-them. A judged abstention counts for neither. Policies of one training go by NAME/VARIANT: trainings, not policies, are the independent units of the
-interval (a bootstrap over them) and of the range with one left out. A policy that is there is not measured again.
+them. A judged abstention counts for neither. Policies of one training go by NAME/VARIANT: trainings, not policies, are
+the independent units of the interval (a bootstrap over them) and of the range with one left out. A policy that is
+there is not measured again.
 """
 
 from __future__ import annotations
