@@ -72,20 +72,21 @@ def made(row: JobRow) -> dict[str, object]:
 
 def film(sources: Sources, user: User, *, job_id: str) -> tuple[bytes, str]:
     """Frames of the plan that a job kept."""
-    sources.ask.jobs.find(user, job_id)
-    there = sources.job_folder(job_id) / FILM
-    if not there.exists():
-        raise NotFoundError(f"job {job_id} has drawn no plan; it ended before, or is of another kind")
-    return there.read_bytes(), "image/webp"
+    missing = f"job {job_id} has drawn no plan; it ended before, or is of another kind"
+    return _kept(sources, user, job_id, FILM, missing), "image/webp"
 
 
 def path_picture(sources: Sources, user: User, *, job_id: str) -> tuple[bytes, str]:
     """The gripper's path in the camera's picture, which a job kept."""
+    return _kept(sources, user, job_id, PATH, f"job {job_id} has drawn no path into a picture"), "image/png"
+
+
+def _kept(sources: Sources, user: User, job_id: str, name: str, missing: str) -> bytes:
     sources.ask.jobs.find(user, job_id)
-    there = sources.job_folder(job_id) / PATH
+    there = sources.job_folder(job_id) / name
     if not there.exists():
-        raise NotFoundError(f"job {job_id} has drawn no path into a picture")
-    return there.read_bytes(), "image/png"
+        raise NotFoundError(missing)
+    return there.read_bytes()
 
 
 def path(actions_TA: FloatArray) -> Markup:
