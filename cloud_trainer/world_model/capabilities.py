@@ -94,6 +94,16 @@ class Capabilities(Settings):
         """What it takes, in words: "ee_delta7 (7), text (64)"."""
         return ", ".join(f"{kind.value} ({width})" if width else kind.value for kind, width in self.actions.items())
 
+    @property
+    def arm(self) -> RobotSpec:
+        """The arm that it is for where nobody names one.
+
+        The WidowX 250s where it knows that, or no arm that is known here; else the first that it does.
+        """
+        if WIDOWX_250S.name in self.domains:
+            return WIDOWX_250S
+        return next((robot_named(name) for name in self.domains if is_known(name)), WIDOWX_250S)
+
 
 def capabilities_of(folder: Path) -> Capabilities:
     """Return what a checkpoint declares, with the horizon that was measured since.
@@ -149,16 +159,6 @@ def declaration(capabilities: Capabilities) -> dict[str, JsonValue]:
     return {CAPABILITIES: capabilities.model_dump(mode="json")}
 
 
-def arm_of(found: Capabilities) -> RobotSpec:
-    """Return the arm that a model is for where nobody names one.
-
-    The WidowX 250s where it knows that, or no arm that is known here; else the first that it does.
-    """
-    if WIDOWX_250S.name in found.domains:
-        return WIDOWX_250S
-    return next((robot_named(name) for name in found.domains if is_known(name)), WIDOWX_250S)
-
-
 def require_rollouts(found: Capabilities, model: str, *, robot: RobotSpec | None = None) -> None:
     """Let a model pass in which an arm can be commanded.
 
@@ -170,7 +170,7 @@ def require_rollouts(found: Capabilities, model: str, *, robot: RobotSpec | None
     Raises:
         ConfigError: it takes no actions of that arm, or not as the arm is commanded; names what and the remedy.
     """
-    kind, robot = ActionKind.EE_DELTA7, robot or arm_of(found)
+    kind, robot = ActionKind.EE_DELTA7, robot or found.arm
     if kind not in found.actions:
         remedy = (
             "`gymnast wm plan` makes plans with it" if ActionKind.TEXT in found.actions else "train one on episodes"

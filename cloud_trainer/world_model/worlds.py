@@ -16,7 +16,6 @@ import torch
 
 from cloud_trainer.world_model.audit.cases import EnvDreamer, dit_dreamer
 from cloud_trainer.world_model.capabilities import (
-    arm_of,
     declared_by,
     image_size_of,
     require_dream,
@@ -217,7 +216,7 @@ def load_world(
         (require_practice if seeded else require_rollouts)(declared_by(manifest), manifest.id, robot=robot)
         require_dream(manifest, config or DreamConfig())
     if architecture in _WORLDS:
-        return _WORLDS[architecture].load(folder, config, robot or arm_of(declared_by(manifest)))
+        return _WORLDS[architecture].load(folder, config, robot or declared_by(manifest).arm)
     if architecture not in (others := installed(WORLD_MODELS)):
         known = ", ".join((*_WORLDS, *others))
         raise CheckpointError(f"{folder} is a {architecture}, not a world model ({known})")

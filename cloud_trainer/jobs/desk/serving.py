@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cloud_trainer.world_model.capabilities import arm_of, capabilities_of, require_horizon
+from cloud_trainer.world_model.capabilities import capabilities_of, require_horizon
 from cloud_trainer.world_model.serving.app import create_app
 from cloud_trainer.world_model.serving.predictor import PredictLimits, Predictor
 from cloud_trainer.world_model.serving.typed import TypedPredictions
@@ -83,4 +83,4 @@ def served_typed(
 def _predictor(folder: Path, limits: PredictLimits, dream: DreamConfig) -> Predictor:
     able, world = capabilities_of(folder), load_world(folder, dream)
     require_horizon(able, world.version, limits.horizon, "--horizon")
-    return Predictor(world, limits, arm_of(able))
+    return Predictor(world, limits, able.arm)

@@ -16,7 +16,6 @@ from cloud_trainer.world_model.capabilities import (
     COMPACT_PLANNER,
     ActionKind,
     Capabilities,
-    arm_of,
     beside,
     declaration,
     declared_by,
@@ -157,7 +156,7 @@ class CompactPlanner:
             CheckpointError: altered, of another kind, or with tensors that do not fit its configuration.
         """
         manifest, weights = read_checkpoint(folder, kind="world_model", architecture=ARCHITECTURE)
-        tensors, robot = safetensors.torch.load(weights), arm_of(declared_by(manifest))
+        tensors, robot = safetensors.torch.load(weights), declared_by(manifest).arm
         return cls.of(beside(manifest.config), tensors, folder, version=manifest.id, robot=robot)
 
     @classmethod

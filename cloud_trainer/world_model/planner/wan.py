@@ -22,7 +22,6 @@ from cloud_trainer.world_model.capabilities import (
     WAN_PLANNER,
     ActionKind,
     Capabilities,
-    arm_of,
     beside,
     declaration,
     declared_by,
@@ -228,7 +227,7 @@ class WanPlanner:
         sizes = beside(manifest.config)
         settings = WanSettings.model_validate(sizes["wan"])
         _unaltered(settings, sizes["files"])
-        tensors, robot = safetensors.torch.load(weights), arm_of(declared_by(manifest))
+        tensors, robot = safetensors.torch.load(weights), declared_by(manifest).arm
         reader = CompactPlanner.of(sizes["reader"], tensors, folder, version=manifest.id, robot=robot)
         return cls(settings, _opened(settings), reader, version=manifest.id)
 
