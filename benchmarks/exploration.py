@@ -2,7 +2,7 @@
 
 Each cell is one policy and one temperature (0 is greedy): success of each skill, the share of greedily failed start
 states that one sampled try solves (`found`), and how far a sampled step, chunk and half an episode land from the greedy
-one; then success while both pairs are practised, by the share of the episodes in which the policy explores. Each cell
+one; then success while both pairs are practised, by temperature. Each cell
 is written when it is done; the same command goes on where the file ends.
 
 python -m benchmarks.exploration --policy base0=FOLDER base1=FOLDER --json benchmarks/exploration_cpu2_202611.json
@@ -21,9 +21,9 @@ import numpy as np
 from benchmarks.practice import FIRST_EVALUATED, Cells, Night
 from gymnast_core.evaluation.statistics import wilson_interval
 from gymnast_core.policies import load_policy
-from gymnast_core.policies.compact import CompactPolicy
 from gymnast_core.policies.processor import use_threads
 from gymnast_core.policy import Policy
+from gymnast_core.sampling import set_temperature
 from gymnast_ros.sim.collect import evaluate
 from gymnast_ros.sim.env import SimEnv
 from gymnast_ros.sim.tasks import RESET_OF, task_for
@@ -61,8 +61,7 @@ def cell(folder: Path, temperature: float, greedy: Sequence[bool], starts: int, 
     policy = load_policy(folder)
     moves, rng = {}, None
     if temperature:
-        assert isinstance(policy, CompactPolicy)
-        policy.temperature = temperature
+        set_temperature(policy, temperature)
         moves, rng = strays(policy, np.random.default_rng([seed, 8]), 10), np.random.default_rng([seed, 7])
     rows = won(policy, rng, starts)
     interval = wilson_interval(sum(rows), len(rows))
@@ -74,14 +73,15 @@ def cell(folder: Path, temperature: float, greedy: Sequence[bool], starts: int, 
     }  # fmt: skip
 
 
-def practised(folder: Path, share: float, episodes: int, seed: int) -> dict[str, object]:
-    """Both pairs practised in turns, with this share of the episodes explored; each as `gymnast practise` does it."""
+def practised(folder: Path, temperature: float, episodes: int, seed: int) -> dict[str, object]:
+    """Both pairs practised in turns, each episode sampled at this temperature, as `gymnast practise` does it."""
     done = won_there = calls = 0
     for task in ("put", "drawer"):
         world = SimEnv()
         with tempfile.TemporaryDirectory() as work:
-            night = Night(Path(work), world, task, load_policy(folder), None, harm={}, seed=seed)
-            state = night.run(episodes=episodes, sample=seed, explore=share)
+            policy = load_policy(folder)
+            set_temperature(policy, temperature)
+            state = Night(Path(work), world, task, policy, None, harm={}, seed=seed).run(episodes=episodes, sample=seed)
         world.close()
         done, calls = done + state.episodes, calls + state.interventions
         won_there += state.task.successes + state.reset.successes
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--policy", nargs="+", required=True, metavar="NAME=FOLDER", help="each knows both pairs")
     parser.add_argument("--temperatures", nargs="+", type=float, default=[1.0, 0.5, 0.25, 0.1])
     parser.add_argument("--starts", type=int, default=60, help="of each skill")
-    parser.add_argument("--shares", nargs="+", type=float, default=[1.0, 0.25], help="of practice")
+    parser.add_argument("--practised", nargs="+", type=float, default=[1.0, 0.25], help="temperatures of practice")
     parser.add_argument("--episodes", type=int, default=110, help="of practice, of each pair")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, required=True)
@@ -108,9 +108,9 @@ def main() -> None:
         for temperature in args.temperatures:
             cells.get(f"{name}/{temperature:g}", lambda folder=folder, t=temperature, before=greedy: cell(
                 Path(folder), t, before["won"], args.starts, args.seed))  # type: ignore[misc, arg-type]  # fmt: skip
-        for share in args.shares:
-            cells.get(f"{name}/practised, {share:g} of it explored", lambda folder=folder, share=share: practised(
-                Path(folder), share, args.episodes, args.seed))  # type: ignore[misc]  # fmt: skip
+        for temperature in args.practised:
+            cells.get(f"{name}/practised at {temperature:g}", lambda folder=folder, t=temperature: practised(
+                Path(folder), t, args.episodes, args.seed))  # type: ignore[misc]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gymnast_core.errors import ConfigError
+from gymnast_core.sampling import MOST_TEMPERATURE
 
 if TYPE_CHECKING:
     from gymnast_client import Trainer
@@ -143,14 +144,14 @@ def whole(operation: str, argument: str) -> Callable[[str], int]:
     return parse
 
 
-def share(text: str) -> float:
-    """Parse a share of something, 0 to 1."""
+def temperature(text: str) -> float:
+    """Parse a temperature to sample a policy at."""
     try:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be 0 to 1, got {text}")
+    if not 0 < value <= MOST_TEMPERATURE:  # NaN is not above anything
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most {MOST_TEMPERATURE:g}, got {text}")
     return value
 
 

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
 from gymnast_core.errors import ConfigError
 from gymnast_core.json_values import JsonObject
-from gymnast_core.practice_rules import USUAL_EXPLORED, is_explored, tries_for
+from gymnast_core.practice_rules import tries_for
 from gymnast_core.practice_status import PracticeStatus, RunState, SkillFigures
+from gymnast_core.sampling import USUAL_TEMPERATURE, Temperature, require_sampled
 from gymnast_core.types import Outcome
 
 Skill = Literal["task", "reset"]
@@ -53,19 +54,32 @@ class PracticeAsked(BaseModel):
         "standard"
     )
     checkpoint: Annotated[str, Field(description="id in the store; empty: the one in force at each episode")] = ""
-    sample: Annotated[
-        int, Field(ge=-1, le=2**53, description="seed of the policy's exploration; -1: no episode explores")
-    ] = 0
-    explore: Annotated[
-        float, Field(ge=0, le=1, description="share of each skill's episodes in which the policy explores, evenly "
-                     "spread; in the others it is greedy")
-    ] = USUAL_EXPLORED  # fmt: skip
+    sample: Annotated[int, Field(ge=-1, le=2**53, description="seed of the policy's exploration; -1: greedy")] = 0
+    temperature: Annotated[
+        Temperature | None,
+        Field(description=f"at which the policy explores; none is {USUAL_TEMPERATURE:g} where it can be given one, "
+              "else its own"),
+    ] = None  # fmt: skip
     seed: Annotated[int, Field(ge=0, le=10**6, description="chooses the start states, where the arm is simulated")] = 0
     judge: Annotated[
         JudgeName,
         Field(description="who watches: the trainer's judge, or the simulator's state; empty: the simulator where it "
               "labels episodes, else the trainer"),
     ] = ""  # fmt: skip
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, values: object) -> object:
+        """Read what was asked when a share of the episodes was explored: runs and orders of then go on."""
+        if not isinstance(values, dict) or "explore" not in values:
+            return values
+        never = {"sample": -1} if values["explore"] == 0 else {}
+        return {name: value for name, value in values.items() if name != "explore"} | never
+
+    @model_validator(mode="after")
+    def _explores(self) -> PracticeAsked:
+        require_sampled(self.temperature, self.sample)
+        return self
 
 
 def practice_asked(values: Mapping[str, object]) -> PracticeAsked:
@@ -232,13 +246,6 @@ class PracticeState(BaseModel):
             return self.model_copy(update={**counted, "next": ready, "failed": 0, "unknown": 0, "lay_out": False})
         unknown = self.unknown + 1 if ready is None else 0
         return self.model_copy(update={**counted, "failed": self.failed + 1, "unknown": unknown, "lay_out": False})
-
-    @property
-    def explores(self) -> bool:
-        """Whether the policy explores in the next episode; each skill has its own share of those."""
-        count: SkillCount = getattr(self, self.next)
-        share = self.asked.explore if self.asked.sample >= 0 else 0.0
-        return is_explored(share, count.episodes)
 
     @property
     def tries(self) -> int:

@@ -1,4 +1,4 @@
-"""How many tries a practised skill has before a person is called, and in which of its episodes the policy explores."""
+"""How many tries a practised skill has before a person is called."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ CALLS_BY_LUCK = 2.0
 LEAST_TRIES, MOST_TRIES = 3, 20
 USUAL_SUCCESS, USUAL_EPISODES = 0.3, 10
 """What is believed of a skill before it was practised, as if it had been in so many episodes."""
-USUAL_EXPLORED = 0.25
-"""Sampling each step of each episode costs two thirds of the success (benchmarks/exploration_cpu2_202611.md)."""
 
 
 def tries_for(successes: int, episodes: int) -> int:
@@ -28,13 +26,3 @@ def tries_for(successes: int, episodes: int) -> int:
         return LEAST_TRIES
     fewest = math.log(CALLS_BY_LUCK / (100 * success + CALLS_BY_LUCK)) / math.log1p(-success)
     return min(MOST_TRIES, max(LEAST_TRIES, math.ceil(fewest)))
-
-
-def is_explored(share: float, number: int) -> bool:
-    """Whether the policy explores in an episode, so that this share of them all is spread evenly.
-
-    Args:
-        share: 0 to 1.
-        number: of the skill's episodes, from 0.
-    """
-    return math.floor((number + 1) * share) > math.floor(number * share)

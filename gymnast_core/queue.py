@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS, checked_id
 from gymnast_core.errors import ConfigError, ContractError
 from gymnast_core.evaluation.attempts import Retry
+from gymnast_core.sampling import Temperature, require_sampled
 from gymnast_core.settings import Settings
 
 QueueKind = Literal["episode", "evaluation", "practice", "trial", "adaptation", "loop"]
@@ -43,6 +44,8 @@ class StartsSpec(Settings):
     """The robots' name for where they stand."""
     temperature_seed: Annotated[int, Field(ge=-1, le=MOST_SEED)] = -1
     """Of the policy's sampling; -1 is greedy."""
+    temperature: Temperature | None = None
+    """At which it is sampled; None is the policy's own."""
     record: bool = True
     """Keep recordings of the episodes."""
     retry: Retry | None = None
@@ -50,6 +53,10 @@ class StartsSpec(Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> StartsSpec:
+        try:
+            require_sampled(self.temperature, self.temperature_seed)
+        except ValueError as error:
+            raise ConfigError(f"entry: {error}") from None
         blank = [task for task in self.tasks if not task.strip()]
         names = [task.strip().lower() for task in self.tasks]
         if blank or len(set(names)) < len(names):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cloud_trainer.console.forms import Form, names_of, whole
+from cloud_trainer.console.forms import Form, names_of, number, whole
 from cloud_trainer.console.sources import Sources
 from cloud_trainer.service.handlers import Handlers, QueueRequest
 from gymnast_core.errors import ConfigError, ContractError
@@ -47,6 +47,8 @@ def add(ask: Handlers, user: User, form: Form) -> tuple[str, str]:
         "tasks": names_of(form, "tasks", ";"), "seed_start": usual if first is None else first,
         "seed_count": 20 if count is None else count, "temperature_seed": -1 if kind == "evaluation" else 0,
     }  # fmt: skip
+    if (temperature := number(form, "temperature")) is not None:
+        spec |= {"temperature": temperature, "temperature_seed": 0}
     spec |= {name: form[name].strip() for name in ("checkpoint", "scene") if form.get(name, "").strip()}
     if (attempts := whole(form, "retry")) is not None:
         spec["retry"] = {"max": attempts, "judge": form.get("retry_judge", "").strip()}

@@ -166,6 +166,7 @@ class QueueDispatch:
             "checkpoints": [spec.checkpoint], "scene": spec.scene, "temperature_seed": spec.temperature_seed,
             "record": spec.record, "purpose": "collect" if row.kind == "episode" else "evaluate",
             "retry": None if spec.retry is None else spec.retry.model_dump(),
+            **({} if spec.temperature is None else {"temperature": spec.temperature}),  # an older robot knows none
             "timeout_s": EPISODE_S * len(part.keys) * (1 if spec.retry is None else spec.retry.max),
         }  # fmt: skip
 

@@ -6,7 +6,7 @@ import argparse
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_robot_arguments, emit, robot, task_list, whole
+from gymnast_cli.connect import add_robot_arguments, emit, robot, task_list, temperature, whole
 from gymnast_cli.retrying import add_retry_arguments, retried, retry_of, retry_table
 from gymnast_core.seeds import block
 
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SEED",
         help="of the policy's exploration; -1: greedy",
     )
+    parser.add_argument("--temperature", type=temperature, help="at which it explores (default: the policy's own)")
     add_retry_arguments(parser)
     parser.add_argument("--keep-local", action="store_true", help="do not wait until the trainer has them")
     parser.add_argument("--timeout-s", type=float, default=3600.0, help="longest wait")
@@ -42,8 +43,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         with stages.stage("collect") as advance:
             result = client.evaluate(
                 tasks=args.tasks, seed_start=args.seed_start, seed_count=args.count, scene=args.scene,
-                temperature_seed=args.sample, record=True, purpose="collect", retry=retry, timeout_s=args.timeout_s,
-                progress=lambda status: advance(*shown(status)),
+                temperature_seed=args.sample, temperature=args.temperature, record=True, purpose="collect", retry=retry,
+                timeout_s=args.timeout_s, progress=lambda status: advance(*shown(status)),
             )  # fmt: skip
             ended(result["episodes"], advance)
         if not args.keep_local:

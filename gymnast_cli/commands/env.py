@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from gymnast_cli.connect import emit
+from gymnast_cli.connect import emit, temperature
 from gymnast_cli.revoked import access_of, add_revoked_arguments
 from gymnast_core.errors import ConfigError
+from gymnast_core.sampling import set_temperature
 from gymnast_core.seeds import block
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     collect.add_argument("--count", type=int, default=25, help="episodes (default 25)")
     collect.add_argument("--seed-start", type=int, default=block("collect").start, help="first start state")
     collect.add_argument("--sample", type=int, default=0, metavar="SEED", help="of its exploration; -1: greedy")
+    collect.add_argument("--temperature", type=temperature, help="at which it explores (default: the policy's own)")
     collect.add_argument("--out", type=Path, required=True, help="folder for the episodes (.mcap)")
     add_revoked_arguments(serve)
     for driver in (check, collect):
@@ -107,7 +109,10 @@ def _collect(args: argparse.Namespace, console: Console) -> int:
     env = _env(args)
     try:
         seeds = range(args.seed_start, args.seed_start + args.count)
-        found = collect_episodes(env, _policy(args, env), args.out, seeds, sample=args.sample, progress=shown)
+        policy = _policy(args, env)
+        if args.temperature is not None:
+            set_temperature(policy, args.temperature)
+        found = collect_episodes(env, policy, args.out, seeds, sample=args.sample, progress=shown)
     finally:
         env.close()
     won, lost = sum(one.success is True for one in found), [one.reason for one in found if one.success is None]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_robot_arguments, checkpoint_on_robot, emit, robot, task_list, whole
+from gymnast_cli.connect import add_robot_arguments, checkpoint_on_robot, emit, robot, task_list, temperature, whole
 from gymnast_cli.retrying import add_retry_arguments, retried, retry_of, retry_table
 from gymnast_core.evaluation.cards import IntervalFigures, PairedDifference, SuccessCount, SuccessCounts
 from gymnast_core.seeds import block
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SEED",
         help="sample with this seed; default: greedy",
     )
+    parser.add_argument("--temperature", type=temperature, help="with --sample (default: the policy's own)")
     parser.add_argument(
         "--no-record", action="store_true", help="a quick look: the trainer's calibration ledger never sees it"
     )
@@ -63,8 +64,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         names = [checkpoint_on_robot(client, name) for name in args.checkpoints]
         result = client.evaluate(
             tasks=args.tasks, seed_start=args.seed_start, seed_count=args.count, checkpoints=names, scene=args.scene,
-            temperature_seed=args.sample, record=not args.no_record, retry=retry, timeout_s=args.timeout_s,
-            progress=lambda status: advance(*shown(status)),
+            temperature_seed=args.sample, temperature=args.temperature, record=not args.no_record, retry=retry,
+            timeout_s=args.timeout_s, progress=lambda status: advance(*shown(status)),
         )  # fmt: skip
         ended(result["episodes"], advance)
     versions = list(dict.fromkeys(result["checkpoints"]))

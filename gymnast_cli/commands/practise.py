@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_robot_arguments, emit, robot, share, whole
+from gymnast_cli.connect import add_robot_arguments, emit, robot, temperature, whole
 from gymnast_core.errors import ConfigError
 from gymnast_core.practice import MOST_HOURS
-from gymnast_core.practice_rules import USUAL_EXPLORED
 from gymnast_core.practice_status import PracticeStatus, practice_line
+from gymnast_core.sampling import USUAL_TEMPERATURE
 
 if TYPE_CHECKING:
     from gymnast_ros.nodes.client import GraphClient
@@ -27,7 +27,7 @@ ASKED = (
     "scene",
     "checkpoint",
     "sample",
-    "explore",
+    "temperature",
     "seed",
     "judge",
     "resume",
@@ -48,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--scene", help="look of the simulated world, or name of where the arm stands")
     parser.add_argument("--checkpoint", help="id in the robot's store (default: the one in force at each episode)")
-    parser.add_argument("--sample", type=whole("practise", "sample"), metavar="SEED", help="of exploration; -1: none")
-    parser.add_argument("--explore", type=share, metavar="SHARE", help="of the episodes in which the policy explores "
-                        f"(default {USUAL_EXPLORED:g}); the others are greedy")  # fmt: skip
+    parser.add_argument("--sample", type=whole("practise", "sample"), metavar="SEED", help="of exploration; -1: greedy")
+    parser.add_argument("--temperature", type=temperature, help="at which the policy explores "
+                        f"(default {USUAL_TEMPERATURE:g}; its own where it cannot be given one)")  # fmt: skip
     parser.add_argument(
         "--seed", type=whole("practise", "seed"), help="of the start states, where the arm is simulated"
     )

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gymnast_cli.connect import add_trainer_arguments, emit, share, task_list, trainer
+from gymnast_cli.connect import add_trainer_arguments, emit, task_list, temperature, trainer
 from gymnast_cli.retrying import add_retry_arguments, retry_of
 from gymnast_core.errors import ConfigError
 from gymnast_core.json_values import JsonObject
-from gymnast_core.practice_rules import USUAL_EXPLORED
 from gymnast_core.queue import ADDED, PRIORITIES, USUAL_PRIORITY
+from gymnast_core.sampling import USUAL_TEMPERATURE
 from gymnast_core.seeds import block
 from gymnast_core.text import one_line
 
@@ -51,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--scene", default="standard", help="the robots' name for where they stand")
     add.add_argument("--sample", type=int, metavar="SEED", help="of the policy's sampling; -1: greedy "
                      "(default: greedy to evaluate, 0 to collect)")  # fmt: skip
+    add.add_argument("--temperature", type=temperature, help="of the policy's sampling (default: its own; to "
+                     f"practise {USUAL_TEMPERATURE:g}, where it can be given one)")  # fmt: skip
     add.add_argument("--no-record", action="store_true", help="keep no recordings of an evaluation")
     add_retry_arguments(add)
     add.add_argument("--task", help="practice: what is to be learned")
@@ -59,8 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--episodes", type=int, help="practice: ends after so many, too")
     add.add_argument("--tries", type=int, help="practice: failures of one skill in a row, then a person is called "
                      "(default: by its success)")  # fmt: skip
-    add.add_argument("--explore", type=share, metavar="SHARE", help="practice: of the episodes in which the policy "
-                     f"explores (default {USUAL_EXPLORED:g}); the others are greedy")  # fmt: skip
     add.add_argument("--priority", type=int, default=USUAL_PRIORITY, help=_PRIORITY)
     add.add_argument("--key", default="", help="the same one never adds a second entry")
     add.add_argument("--wait", action="store_true", help="until it has ended")
@@ -129,7 +129,7 @@ def _practice(args: argparse.Namespace) -> JsonObject:
             f"{', '.join(missing)} missing; e.g. gymnast queue add practice --task put --reset take --hours 3"
         )
     more = {"scene": args.scene, "checkpoint": args.checkpoint, "sample": args.sample, "tries": args.tries,
-            "episodes": args.episodes, "explore": args.explore}  # fmt: skip
+            "episodes": args.episodes, "temperature": args.temperature}  # fmt: skip
     return {**given, **{name: value for name, value in more.items() if value not in ("", None)}}
 
 
@@ -142,7 +142,8 @@ def _starts(args: argparse.Namespace) -> StartsSpec:
     sample = args.sample if args.sample is not None else -1 if args.kind == "evaluation" else 0
     return StartsSpec(
         tasks=tuple(args.tasks), seed_start=first, seed_count=args.count, checkpoint=args.checkpoint,
-        scene=args.scene, temperature_seed=sample, record=not args.no_record, retry=retry_of(args),
+        scene=args.scene, temperature_seed=sample, temperature=args.temperature,
+        record=not args.no_record, retry=retry_of(args),
     )  # fmt: skip
 
 

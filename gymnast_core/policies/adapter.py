@@ -15,6 +15,7 @@ from gymnast_core.errors import CheckpointError
 from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policy import Policy
 from gymnast_core.records.manifest import read_checkpoint
+from gymnast_core.sampling import own_temperature, set_temperature
 from gymnast_core.types import ActionChunk, Observation
 
 ARCHITECTURE = "lora"
@@ -94,6 +95,15 @@ class AdaptedPolicy:
     def chunk_length(self) -> int:
         """K."""
         return self.base.chunk_length
+
+    @property
+    def temperature(self) -> float | None:
+        """Of the base's sampling; None where it has none."""
+        return own_temperature(self.base)
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        set_temperature(self.base, value)
 
     def served_on(self, device: str) -> AdaptedPolicy:
         """Return it with its base on a device, where the base can be moved."""

@@ -11,6 +11,7 @@ from gymnast_core.episodes.messages import MAX_INSTRUCTION_CHARACTERS
 from gymnast_core.errors import GymnastError, PolicyFailedError
 from gymnast_core.pictures import decode_jpeg, jpeg_size
 from gymnast_core.policy import Policy
+from gymnast_core.sampling import MOST_TEMPERATURE, own_temperature, set_temperature
 from gymnast_core.types import ACTION_DIM, PAST_STEPS, PROPRIO_DIM, ActionChunk, Observation, Past
 from gymnast_core.wire.errors import InvalidMessageError, TooLargeError
 from gymnast_core.wire.gymnast.v1 import policy_pb2
@@ -25,11 +26,15 @@ MAX_PIXELS = 8 << 20
 
 
 def answers(policy: Policy) -> Answer:
-    """Return what answers requests with a policy; a request that cannot be answered gets the error's name and words."""
+    """Return what answers requests with a policy, one at a time.
+
+    A request that cannot be answered gets the error's name and words.
+    """
+    own = own_temperature(policy)
 
     def answer(request: policy_pb2.InferRequest) -> policy_pb2.InferReply:
         try:
-            return _infer(policy, request)
+            return _infer(policy, request, own)
         except GymnastError as error:
             return failed(request, policy.version, error)
 
@@ -95,12 +100,17 @@ def _past(request: policy_pb2.InferRequest, rows: int) -> Past | None:
     return Past(proprio, actions, valid)
 
 
-def _infer(policy: Policy, request: policy_pb2.InferRequest) -> policy_pb2.InferReply:
+def _infer(policy: Policy, request: policy_pb2.InferRequest, own: float | None) -> policy_pb2.InferReply:
     reply = policy_pb2.InferReply(
-        request_id=request.request_id, policy_version=policy.version, chunk_length=policy.chunk_length
-    )
+        request_id=request.request_id, policy_version=policy.version, chunk_length=policy.chunk_length,
+        temperature=own or 0.0,
+    )  # fmt: skip
     if not request.instructions:  # a greeting asks which policy answers
         return reply
+    if not 0 <= request.temperature <= MOST_TEMPERATURE:  # NaN is not below anything
+        raise InvalidMessageError(f"temperature {request.temperature} is not within 0 and {MOST_TEMPERATURE:g}")
+    if (temperature := request.temperature or own) is not None:
+        set_temperature(policy, temperature)
     rng = np.random.default_rng(request.seed) if request.sample else None
     chunk = _act(policy, observation_from(request), list(request.instructions), rng)
     reply.policy_version = chunk.policy_version

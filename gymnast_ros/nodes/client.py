@@ -61,6 +61,7 @@ class GraphClient(GraphStatus):
         scene: str = "standard",
         checkpoint: str | Path = "",
         temperature_seed: int = -1,
+        temperature: float | None = None,
         record: bool = True,
         purpose: str = "collect",
         retry: Retry | JsonObject | None = None,
@@ -81,7 +82,8 @@ class GraphClient(GraphStatus):
         """
         request = checked(RunEpisode, {
             "instruction": instruction, "seed": seed, "scene": scene, "checkpoint": str(checkpoint),
-            "temperature_seed": temperature_seed, "record": record, "purpose": purpose, "retry": _plain(retry),
+            "temperature_seed": temperature_seed, "temperature": temperature, "record": record, "purpose": purpose,
+            "retry": _plain(retry),
             "ordered_by": self.ordered_by, "resume": resume,
         })  # fmt: skip
         return dict(self.ask_to_the_end(request, timeout_s, progress)["episode"])
@@ -95,6 +97,7 @@ class GraphClient(GraphStatus):
         checkpoints: Sequence[str | Path] = (),
         scene: str = "standard",
         temperature_seed: int = -1,
+        temperature: float | None = None,
         record: bool = False,
         purpose: str = "evaluate",
         episode_ids: str = "",
@@ -118,8 +121,8 @@ class GraphClient(GraphStatus):
         request = checked(Evaluate, {
             "tasks": list(tasks), "seed_start": seed_start, "seed_count": seed_count,
             "checkpoints": [str(name) for name in checkpoints], "scene": scene, "temperature_seed": temperature_seed,
-            "record": record, "purpose": purpose, "episode_ids": episode_ids, "retry": _plain(retry),
-            "ordered_by": self.ordered_by, "resume": resume,
+            "temperature": temperature, "record": record, "purpose": purpose, "episode_ids": episode_ids,
+            "retry": _plain(retry), "ordered_by": self.ordered_by, "resume": resume,
         })  # fmt: skip
         result = self.ask_to_the_end(request, timeout_s, progress)
         return dict(json.loads(Path(result["file"]).read_text()))

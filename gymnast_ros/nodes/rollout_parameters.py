@@ -8,6 +8,7 @@ from functools import partial
 from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
 from gymnast_core.evaluation.attempts import MOST_ATTEMPTS
 from gymnast_core.evaluation.purpose import PURPOSES
+from gymnast_core.sampling import MOST_TEMPERATURE
 from gymnast_core.spec import RATES_HZ
 from gymnast_ros.graph import CHUNKING
 from gymnast_ros.nodes.request_parameters import declare_argument
@@ -62,6 +63,8 @@ def declare(settings: NodeSettings) -> None:
     argument(Evaluate, "seed_count", 25)
     argument(RunEpisode, "scene", "standard")
     argument(RunEpisode, "temperature_seed", -1)
+    add("temperature", 0.0, "run_episode, evaluate: of the policy's sampling; 0 is its own", low=0.0,
+        high=MOST_TEMPERATURE)  # fmt: skip
     argument(RunEpisode, "record", True)
     argument(RunEpisode, "purpose", "collect", choices=PURPOSES)
     argument(Evaluate, "episode_ids", "")
@@ -99,7 +102,7 @@ def requests_from(settings: NodeSettings) -> Mapping[str, Callable[[], Request]]
         def make() -> Request:
             most = settings["retry_max"]
             retry = {"max": most, "judge": settings["retry_judge"]} if most >= 2 else None
-            return made(kind, _same(names), retry=retry)()
+            return made(kind, _same(names), retry=retry, temperature=settings["temperature"] or None)()
 
         return make
 

@@ -22,6 +22,7 @@ from gymnast_core.policies.chunking import ChunkingConfig
 from gymnast_core.policy import Policy
 from gymnast_core.practice_status import PracticeStatus
 from gymnast_core.robots import robot_named
+from gymnast_core.sampling import USUAL_TEMPERATURE, at_temperature, can_sample_at
 from gymnast_ros.graph import REAL_TIME
 from gymnast_ros.run.arming import Arming
 from gymnast_ros.run.codec import NothingToDoError
@@ -171,9 +172,9 @@ class ArmJobs:
         task, instruction = task_and_instruction(asked.instruction)
         plan = EpisodePlan(
             instruction, task, asked.seed, asked.scene, asked.temperature_seed, asked.record, asked.purpose,
-            resume=asked.resume,
+            resume=asked.resume, temperature=asked.temperature,
         )  # fmt: skip
-        policy = self._open(asked.checkpoint)
+        policy = self._open(asked.checkpoint, asked.temperature)
         if asked.retry is not None and asked.resume:
             raise ConfigError("one episode that is tried again (retry) is not resumed by a name (resume); ask evaluate")
         retrying = self._retrying(asked.retry)
@@ -202,7 +203,9 @@ class ArmJobs:
         )
 
     def _practise(self, plan: EpisodePlan, checkpoint: str, watch: SkillWatch) -> EpisodeResult:
-        policy = self._open(checkpoint)
+        policy = self._open(checkpoint, plan.temperature)
+        if plan.temperature is None and plan.rng() is not None and can_sample_at(policy) is not None:
+            policy = at_temperature(policy, USUAL_TEMPERATURE)
         self.jobs.show(instruction=plan.instruction)
         return self._arm().run(plan, policy, self.jobs.worker.cancelled, watch.judge, label=watch.label)
 
@@ -211,6 +214,7 @@ class ArmJobs:
         plan = EvaluationPlan(
             tuple(task_and_instruction(name) for name in asked.tasks), asked.seed_start, asked.seed_count, asked.scene,
             asked.temperature_seed, asked.record, asked.purpose, asked.episode_ids, asked.resume,
+            asked.temperature,
         )  # fmt: skip
         self.jobs.show(instruction=", ".join(instruction for _, instruction in plan.tasks))
         names = list(asked.checkpoints) or [""]
@@ -218,12 +222,12 @@ class ArmJobs:
             raise EstopLatchedError(
                 f"the gate is closed ({self.arming.reason or 'disarmed'}); re-arm it, then evaluate"
             )
-        policies = [self._open(name) for name in names]
+        policies = [self._open(name, asked.temperature) for name in names]
         retrying = self._retrying(asked.retry)
         rows = evaluate(
             self._arm(), policies, plan, cancelled=self.jobs.worker.cancelled,
             progress=partial(self._progress, asked.resume), stopped=self._pause, retrying=retrying,
-            renew=(lambda _: self._open("")) if names == [""] else (lambda policy: policy),
+            renew=(lambda _: self._open("", asked.temperature)) if names == [""] else (lambda policy: policy),
             before=self._done.done(asked.resume) if asked.resume else (),
         )  # fmt: skip
         complete = len(rows) == len(plan.episodes()) * len(policies)
@@ -274,10 +278,10 @@ class ArmJobs:
         self._host.answer_s = max(settings["answer_s"], 3.0 * settings["max_latency_s"])
         return self._runner
 
-    def _open(self, name: str) -> Policy:
+    def _open(self, name: str, temperature: float | None) -> Policy:
         self.publish_version()
         try:
-            return self._policies.open(name)
+            return at_temperature(self._policies.open(name), temperature)
         except CheckpointError as error:
             version = name.rpartition("/")[2] or self._policies.version
             self._episodes.report(version, blame=f"cannot be opened: {error}")

@@ -34,6 +34,7 @@ class EvaluationPlan:
         purpose: rides in the recordings' metadata.
         ids: see EpisodePlan.
         resume: see EpisodePlan.
+        temperature: see EpisodePlan.
     """
 
     tasks: tuple[tuple[str, str], ...]
@@ -45,6 +46,7 @@ class EvaluationPlan:
     purpose: str = "evaluate"
     ids: str = ""
     resume: str = ""
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse an empty plan."""
@@ -66,6 +68,7 @@ class EvaluationPlan:
                 self.purpose,
                 self.ids,
                 resume=self.resume,
+                temperature=self.temperature,
             )
             for offset in range(self.seed_count)
             for task, instruction in self.tasks
@@ -174,6 +177,7 @@ def write_evaluation(
     """
     result: dict[str, object] = {
         "run_id": path.stem, "scene": plan.scene, "temperature_seed": plan.temperature_seed,
+        "temperature": plan.temperature,
         "seed_start": plan.seed_start, "seed_count": plan.seed_count, "checkpoints": checkpoints,
         "policies": summarise(rows), "complete": complete, "seconds": seconds,
     }  # fmt: skip

@@ -37,6 +37,7 @@ class EpisodePlan:
             scene as the one before left it.
         practice: what it is of a practice run; None outside of one.
         resume: name of what it is part of, see OrderBook; rides in the metadata. Empty where nobody goes on with it.
+        temperature: of the sampling; None is the policy's own.
     """
 
     instruction: str
@@ -50,6 +51,7 @@ class EpisodePlan:
     attempt: Attempt | None = None
     practice: PracticeMark | None = None
     resume: str = ""
+    temperature: float | None = None
 
     @property
     def keep_scene(self) -> bool:

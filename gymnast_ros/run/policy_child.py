@@ -1,7 +1,7 @@
 """The process in which a robot's policies run: python -m gymnast_ros.run.policy_child, started by PolicyHost alone.
 
 One message (gymnast_ros.run.policy_wire) a frame (gymnast_core.framed): {load, device} loads a checkpoint folder and
-keeps it, {act, cameras, instruction, rng} asks it, {drop} lets go of some. What fails: {error, message}.
+keeps it, {act, cameras, instruction, rng, temperature} asks it, {drop} lets go of some. What fails: {error, message}.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from gymnast_core.errors import CheckpointError, ConfigError
 from gymnast_core.framed import frames, read_frame, write_frame
 from gymnast_core.policies import serve_policy
 from gymnast_core.policy import Policy, can_continue
+from gymnast_core.sampling import own_temperature, set_temperature
 from gymnast_ros.run import policy_wire as wire
 
 _REFUSALS = (CheckpointError, ConfigError)
@@ -46,11 +47,14 @@ def _loaded(policies: dict[str, Policy], words: Mapping[str, Any]) -> bytes:
     key = str(words["load"])
     policy = policies[key] = serve_policy(Path(key), device=words["device"])
     return wire.packed({"version": policy.version, "chunk_length": policy.chunk_length,
-                        "continues": can_continue(policy) is not None})  # fmt: skip
+                        "continues": can_continue(policy) is not None,
+                        "temperature": own_temperature(policy)})  # fmt: skip
 
 
 def _acted(policy: Policy, words: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     rng = wire.generator_at(words["rng"])
+    if words["temperature"] is not None:  # the host knows the policy's own, and names it where no other is asked for
+        set_temperature(policy, words["temperature"])
     observation = wire.observation_of(arrays, words["cameras"])
     committed, continuing = wire.committed_of(arrays), can_continue(policy)
     if committed is not None and continuing is not None:

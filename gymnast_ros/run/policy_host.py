@@ -36,11 +36,12 @@ ANSWER_S = 20.0
 
 @dataclass(frozen=True)
 class _Held:
-    """What the child holds: a checkpoint's id, K, and whether it can plan on from what is committed."""
+    """What the child holds: a checkpoint's id, K, whether it can plan on from what is committed, its temperature."""
 
     version: str
     chunk_length: int
     continues: bool
+    temperature: float | None
 
 
 class PolicyHost:
@@ -86,18 +87,20 @@ class PolicyHost:
 
     def act(
         self, key: str, observation: Observation, instruction: Sequence[str], rng: np.random.Generator | None,
-        committed: Committed | None = None,
+        committed: Committed | None = None, temperature: float | None = None,
     ) -> ActionChunk:  # fmt: skip
-        """Ask one of them.
+        """Ask one of them; a temperature of None is its own.
 
         Raises:
             PolicyFailedError: it raised, did not answer in time, ended its process, or its answer is no action.
             CheckpointError: it had to be loaded again, and could not be.
         """
         with self._lock:
-            version = self._loaded(key).version
+            held = self._loaded(key)
+            version = held.version
             cameras = [str(name) for name in observation.images]
-            asked = {"act": key, "cameras": cameras, "instruction": list(instruction), "rng": wire.state_of(rng)}
+            asked = {"act": key, "cameras": cameras, "instruction": list(instruction), "rng": wire.state_of(rng),
+                     "temperature": held.temperature if temperature is None else temperature}  # fmt: skip
             arrays = {**wire.arrays_of(observation), **wire.arrays_of_committed(committed)}
             try:
                 words, answered = self._ask(asked, self.answer_s, arrays)
@@ -142,7 +145,9 @@ class PolicyHost:
         if "error" in words:
             kind = ConfigError if words["error"] == ConfigError.__name__ else CheckpointError
             raise kind(str(words["message"]))
-        self._held[key] = _Held(str(words["version"]), int(words["chunk_length"]), words["continues"] is True)
+        self._held[key] = _Held(
+            str(words["version"]), int(words["chunk_length"]), words["continues"] is True, words["temperature"]
+        )
         return self._held[key]
 
     def _ask(
@@ -204,6 +209,17 @@ class HostedPolicy:
     def continues(self) -> bool:
         """Whether it can plan on from what is committed."""
         return self._held.continues
+
+    @property
+    def temperature(self) -> float | None:
+        """What it samples at unless another one is asked for; None where it cannot be given any."""
+        return self._held.temperature
+
+    def act_at(
+        self, temperature: float, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator
+    ) -> ActionChunk:
+        """See TemperedPolicy; raises as PolicyHost.act()."""
+        return self._host.act(self._key, observation, instruction, rng, temperature=temperature)
 
     def act_after(self, committed: Committed, observation: Observation, instruction: Sequence[str]) -> ActionChunk:
         """See ContinuingPolicy; raises as PolicyHost.act()."""

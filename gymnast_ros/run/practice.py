@@ -12,7 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from gymnast_core.errors import CheckpointError, DiskFullError, GymnastError, StaleCommandError, StorageError
+from gymnast_core.errors import (
+    CheckpointError,
+    ConfigError,
+    DiskFullError,
+    GymnastError,
+    StaleCommandError,
+    StorageError,
+)
 from gymnast_core.paging import Pager
 from gymnast_core.practice import HARD_RESET, LOST, PersonCall, PracticeAsked, PracticeMark, PracticeState
 from gymnast_core.practice_status import PracticeStatus
@@ -132,7 +139,7 @@ class PracticeRun:
             self._pause(f"the spool is full: {error}")
         except StaleCommandError as error:
             self._arm_is_away(str(error))
-        except (CheckpointError, StorageError) as error:
+        except (CheckpointError, ConfigError, StorageError) as error:
             self._give_up(str(error))
         except GymnastError as error:
             self._call("arm_fault", str(error))
@@ -146,7 +153,7 @@ class PracticeRun:
         seeds = block("practise", asked.seed)
         return EpisodePlan(
             self._pair.instructions[skill], self._pair.names[skill], seeds[(state.number - 1) % len(seeds)],
-            asked.scene, asked.sample if state.explores else -1, purpose="practise",
+            asked.scene, asked.sample, purpose="practise", temperature=asked.temperature,
             practice=PracticeMark(state.run, skill, state.number, continues=not state.lay_out),
         )  # fmt: skip
 

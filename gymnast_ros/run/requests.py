@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
+)
 
 from gymnast_core.episodes.messages import MAX_ANNOTATION_CHARACTERS
 from gymnast_core.evaluation.attempts import Retry
 from gymnast_core.evaluation.purpose import PURPOSES, TRIALS
 from gymnast_core.practice import PracticeAsked
+from gymnast_core.sampling import Temperature, require_sampled
 from gymnast_ros.run.operator import LABELS
 
 ROLLOUT, BRIDGE = "rollout", "bridge"
@@ -73,7 +83,23 @@ class Request(BaseModel):
     marked: ClassVar[bool] = False
 
 
-class RunEpisode(Request):
+class Sampled(Request):
+    """An operation in which a policy may be sampled."""
+
+    temperature_seed: Annotated[
+        int, Field(ge=-1, le=MOST_SEED, description="negative is greedy; else seeds the sampling")
+    ] = -1
+    temperature: Annotated[
+        Temperature | None, Field(description="of the policy's sampling; none is the policy's own")
+    ] = None
+
+    @model_validator(mode="after")
+    def _sampled(self) -> Sampled:
+        require_sampled(self.temperature, self.temperature_seed)
+        return self
+
+
+class RunEpisode(Sampled):
     """One episode on the arm."""
 
     operation, node = "run_episode", ROLLOUT
@@ -87,9 +113,6 @@ class RunEpisode(Request):
             "'openpi://HOST:PORT'; empty: the one in force"
         ),
     ] = ""
-    temperature_seed: Annotated[
-        int, Field(ge=-1, le=MOST_SEED, description="negative is greedy; else seeds the sampling")
-    ] = -1
     record: Annotated[bool, Field(description="write episodes to the spool")] = True
     purpose: Annotated[
         Purpose, Field(description="rides in the recordings' metadata; says whether they may be learned from")
@@ -101,7 +124,7 @@ class RunEpisode(Request):
     resume: Resume = ""
 
 
-class Evaluate(Request):
+class Evaluate(Sampled):
     """Checkpoints compared from the same start states."""
 
     operation, node = "evaluate", ROLLOUT
@@ -112,7 +135,6 @@ class Evaluate(Request):
         tuple[str, ...], Field(description="ids or folders compared from the same starts; empty: the one in force")
     ] = ()
     scene: str = "standard"
-    temperature_seed: Annotated[int, Field(ge=-1, le=MOST_SEED)] = -1
     record: bool = False
     purpose: Purpose = "evaluate"
     episode_ids: Annotated[

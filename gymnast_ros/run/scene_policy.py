@@ -10,6 +10,7 @@ from gymnast_core.episodes.writer import JPEG_QUALITY, encode_jpeg
 from gymnast_core.evaluation.scene import Fingerprint
 from gymnast_core.pictures import decode_jpeg
 from gymnast_core.policy import Committed, Policy, can_continue
+from gymnast_core.sampling import at_temperature, own_temperature
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_ros.uplink.scene_adapters import SceneAdapter
 
@@ -49,9 +50,22 @@ class ScenePolicy:
         self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
     ) -> ActionChunk:
         """Choose, at the first call, and act."""
-        if self._choice is None:
-            self._choice = self._attach(self._recognised(observation))
-        return self._choice.act(observation, instruction, rng=rng)
+        return self._chosen(observation).act(observation, instruction, rng=rng)
+
+    @property
+    def temperature(self) -> float | None:
+        """Of the one that drives."""
+        return own_temperature(self._driver)
+
+    def act_at(
+        self, temperature: float, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator
+    ) -> ActionChunk:
+        """Choose, at the first call, and act; see gymnast_core.sampling.TemperedPolicy.
+
+        Raises:
+            ConfigError: the one that is chosen cannot be given a temperature.
+        """
+        return at_temperature(self._chosen(observation), temperature).act(observation, instruction, rng=rng)
 
     def act_after(self, committed: Committed, observation: Observation, instruction: Sequence[str]) -> ActionChunk:
         """Act on from what is committed; see gymnast_core.policy.ContinuingPolicy.act_after."""
@@ -61,6 +75,11 @@ class ScenePolicy:
             if driver is None
             else driver.act_after(committed, observation, instruction)
         )
+
+    def _chosen(self, observation: Observation) -> Policy:
+        if self._choice is None:
+            self._choice = self._attach(self._recognised(observation))
+        return self._choice
 
     @property
     def _driver(self) -> Policy:

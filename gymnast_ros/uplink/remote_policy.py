@@ -57,6 +57,7 @@ class RemotePolicy:
         self._next_id = 1
         hello = self._ask(policy_pb2.InferRequest(), deadline_s=max(deadline_s, 10.0))
         self._version, self._chunk_length = str(hello.policy_version), int(hello.chunk_length)
+        self._temperature = float(hello.temperature) or None  # an older trainer names none
 
     @property
     def version(self) -> str:
@@ -67,6 +68,11 @@ class RemotePolicy:
     def chunk_length(self) -> int:
         """K."""
         return self._chunk_length
+
+    @property
+    def temperature(self) -> float | None:
+        """What it samples at unless another one is asked for; None where it cannot be given any."""
+        return self._temperature
 
     def act(
         self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
@@ -79,6 +85,17 @@ class RemotePolicy:
             PolicyFailedError: the policy raised, or its answer is no action.
             RejectedBridgeError: the trainer refused the question.
         """
+        return self._act(observation, instruction, rng, 0.0)
+
+    def act_at(
+        self, temperature: float, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator
+    ) -> ActionChunk:
+        """See TemperedPolicy; raises as act()."""
+        return self._act(observation, instruction, rng, temperature)
+
+    def _act(
+        self, observation: Observation, instruction: Sequence[str], rng: np.random.Generator | None, temperature: float
+    ) -> ActionChunk:
         rows = observation.batch_size
         if len(instruction) != rows:
             raise ContractError(f"{len(instruction)} instructions for a batch of {rows}")
@@ -93,13 +110,14 @@ class RemotePolicy:
             sample=rng is not None,
             seed=int(rng.integers(_SEED_LIMIT)) if rng is not None else 0,
             with_log_probs=self._with_log_probs,
+            temperature=temperature,
         )
         if (past := observation.past) is not None:
             request.past_proprio.extend(past.proprio_BHP.ravel().tolist())
             request.past_actions.extend(past.actions_BHA.ravel().tolist())
             request.past_steps.extend(past.valid_BH.sum(axis=1).tolist())
         reply = self._ask(request, deadline_s=self._deadline_s)
-        self._version = str(reply.policy_version)
+        self._version, self._temperature = str(reply.policy_version), float(reply.temperature) or None
         return _chunk(reply, rows)
 
     def close(self) -> None:

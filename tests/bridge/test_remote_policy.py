@@ -2,14 +2,16 @@
 
 import threading
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from cloud_trainer.service import Service, ServiceConfig, enroll
 from cloud_trainer.service.policy import PolicyServicer
-from gymnast_core.errors import ContractError, PolicyFailedError
+from gymnast_core.errors import ConfigError, ContractError, PolicyFailedError
 from gymnast_core.past import Remembering
+from gymnast_core.sampling import at_temperature
 from gymnast_core.types import ActionChunk, Observation
 from gymnast_core.wire.errors import LinkLostError, NotPermittedError
 from gymnast_core.wire.gymnast.v1 import policy_pb2
@@ -68,6 +70,36 @@ def remote(service, identities):
     remote = RemotePolicy(service.address, identities("wx-1", "robot"), deadline_s=2.0, with_log_probs=True)
     yield remote
     remote.close()
+
+
+def test_a_temperature_is_that_questions_alone_and_refused_where_the_policy_has_none(tmp_path, policy, identities):
+    asked, act = [], policy.act
+    policy.act = lambda *given, **how: (asked.append(policy.temperature), act(*given, **how))[1]
+    for own in (None, 0.8):
+        policy.temperature = own
+        served = PolicyServicer(partial(answers, policy))
+        with Service(ServiceConfig(folder=tmp_path / str(own)), policy=served) as running:
+            identity = enroll(running.authority, "wx-1", "robot", out=tmp_path / f"wx-{own}")
+            remote, rng = RemotePolicy(running.address, identity, deadline_s=2.0), np.random.default_rng(0)
+            assert remote.temperature == own
+            if own is None:
+                with pytest.raises(ConfigError, match="policy-brightness cannot be sampled at another temperature"):
+                    at_temperature(remote, 0.25)
+            else:
+                tempered = at_temperature(remote, 0.25)
+                assert (tempered.version, tempered.chunk_length, tempered.temperature) == (policy.version, 5, 0.25)
+                tempered.act(observe(), ["lift"] * 2, rng=rng)
+            remote.act(observe(), ["lift"] * 2, rng=rng)
+            remote.close()
+    assert asked == [None, 0.25, 0.8]
+
+
+@pytest.mark.parametrize("value", [-1.0, 11.0, float("nan"), float("inf")])
+def test_a_question_at_no_temperature_is_refused(policy, value):
+    answer = answers(policy)
+    reply = answer(policy_pb2.InferRequest(instructions=["lift"], temperature=value))
+    assert reply.error == "InvalidMessageError"
+    assert "temperature" in reply.message
 
 
 def test_remote_policy_acts_like_the_local_one(remote, policy):

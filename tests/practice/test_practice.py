@@ -68,7 +68,7 @@ class Lab:
         self.gate, self.stop, self.closing = Arming(), threading.Event(), threading.Event()
         self.before: Callable[[int], None] = lambda number: None
         self.rows: list[EpisodeResult] = []
-        self.sampled: list[int] = []
+        self.sampled: list[tuple[int, float | None]] = []
         self.shown: list[dict[str, object]] = []
         self.book = PracticeBook(folder / "practice")
         self.runner = EpisodeRunner(lambda: self.arm, Spool(folder / "spool"), "sim-0", lambda truth: (None, ""))
@@ -92,7 +92,7 @@ class Lab:
 
     def _episode(self, plan: EpisodePlan, checkpoint: str, watch: SkillWatch, /) -> EpisodeResult:
         self.before(plan.practice.number)
-        self.sampled.append(plan.temperature_seed)
+        self.sampled.append((plan.temperature_seed, plan.temperature))
         cancelled = lambda: self.stop.is_set() or self.closing.is_set()  # noqa: E731
         self.rows.append(self.runner.run(plan, self.expert, cancelled, label=watch.label))
         return self.rows[-1]
@@ -103,10 +103,13 @@ def lab(tmp_path: Path, world: SimEnv) -> Lab:
     return Lab(tmp_path, world, Person())
 
 
-def test_the_policy_is_sampled_in_the_asked_share_of_each_skills_episodes_and_greedy_in_the_others(lab: Lab) -> None:
-    lab.practise(episodes=8, sample=5, explore=0.5)
-    done = [(row.task, seed) for row, seed in zip(lab.rows, lab.sampled, strict=True) if not row.truncated_reason]
-    assert done == [("drawer", -1), ("open", -1), ("drawer", 5), ("open", 5)] * 2
+@pytest.mark.parametrize(("asked", "expected"), [
+    ({"sample": 5}, (5, None)), ({"sample": 5, "temperature": 0.5}, (5, 0.5)), ({"sample": -1}, (-1, None)),
+])  # fmt: skip
+def test_each_episode_is_sampled_as_was_asked(lab: Lab, asked: dict, expected: tuple[int, float | None]) -> None:
+    lab.practise(episodes=3, **asked)
+    assert len(lab.sampled) >= 3
+    assert set(lab.sampled) == {expected}
 
 
 def test_skills_take_turns_where_the_other_one_ended_and_everything_is_recorded_to_learn_from(lab: Lab) -> None:

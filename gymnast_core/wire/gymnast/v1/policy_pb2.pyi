@@ -58,10 +58,13 @@ class InferRequest(_message.Message):
     PAST_PROPRIO_FIELD_NUMBER: _builtins.int
     PAST_ACTIONS_FIELD_NUMBER: _builtins.int
     PAST_STEPS_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     sample: _builtins.bool
     seed: _builtins.int
     with_log_probs: _builtins.bool
+    temperature: _builtins.float
+    """of the sampling; 0 is the policy's own"""
     @_builtins.property
     def instructions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """B"""
@@ -104,10 +107,11 @@ class InferRequest(_message.Message):
         past_proprio: _abc.Iterable[_builtins.float] | None = ...,
         past_actions: _abc.Iterable[_builtins.float] | None = ...,
         past_steps: _abc.Iterable[_builtins.int] | None = ...,
+        temperature: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "instructions", b"instructions", "past_actions", b"past_actions", "past_proprio", b"past_proprio", "past_steps", b"past_steps", "proprio", b"proprio", "request_id", b"request_id", "sample", b"sample", "seed", b"seed", "time_ns", b"time_ns", "with_log_probs", b"with_log_probs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cameras", b"cameras", "instructions", b"instructions", "past_actions", b"past_actions", "past_proprio", b"past_proprio", "past_steps", b"past_steps", "proprio", b"proprio", "request_id", b"request_id", "sample", b"sample", "seed", b"seed", "temperature", b"temperature", "time_ns", b"time_ns", "with_log_probs", b"with_log_probs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -125,12 +129,15 @@ class InferReply(_message.Message):
     LOG_PROBS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
     policy_version: _builtins.str
     chunk_length: _builtins.int
     error: _builtins.str
     """name of the error class; the arm holds"""
     message: _builtins.str
+    temperature: _builtins.float
+    """the policy's own; 0 where it cannot be given any"""
     @_builtins.property
     def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """B x K x 7"""
@@ -154,10 +161,11 @@ class InferReply(_message.Message):
         log_probs: _abc.Iterable[_builtins.float] | None = ...,
         error: _builtins.str = ...,
         message: _builtins.str = ...,
+        temperature: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "chunk_length", b"chunk_length", "error", b"error", "log_probs", b"log_probs", "message", b"message", "policy_version", b"policy_version", "request_id", b"request_id", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "chunk_length", b"chunk_length", "error", b"error", "log_probs", b"log_probs", "message", b"message", "policy_version", b"policy_version", "request_id", b"request_id", "temperature", b"temperature", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
