@@ -17,7 +17,7 @@ from gymnast_core.episodes import read_episode
 from gymnast_core.errors import ShapeError, TransientBridgeError
 from gymnast_core.pictures import decode_picture, encode_png
 from gymnast_core.types import ACTION_DIM, PROPRIO_DIM, ByteArray, FloatArray
-from gymnast_core.wire.channel import UNARY_DEADLINE_S, domain_error, open_channel
+from gymnast_core.wire.channel import UNARY_DEADLINE_S, ended_error, open_channel
 from gymnast_core.wire.gymnast.v1 import worlds_pb2, worlds_pb2_grpc
 from gymnast_core.wire.identity import Identity
 
@@ -118,7 +118,8 @@ class WorldClient:
                 raise TransientBridgeError(
                     f"{self._address} is not reached; does `gymnast wm serve --grpc` run there? ({error.details()})"
                 ) from error
-            raise domain_error(error) from error
+            asked = worlds_pb2.DescribeWorldRequest()
+            raise ended_error(error, lambda: self._stub.Describe(asked, timeout=UNARY_DEADLINE_S)) from error
 
     def close(self) -> None:
         """Let go of the channel."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import grpc
 
 from gymnast_core.errors import ConfigError, GymnastError, RejectedBridgeError, TransientBridgeError
 from gymnast_core.wire.address import Address
 from gymnast_core.wire.codec import MAX_MESSAGE_BYTES
-from gymnast_core.wire.errors import error_from_wire
+from gymnast_core.wire.errors import IdentityError, error_from_wire
 from gymnast_core.wire.identity import Identity
 from gymnast_core.wire.proxy import proxy_for
 
@@ -92,3 +93,25 @@ def domain_error(error: grpc.RpcError) -> GymnastError:
         return error_from_wire(str(metadata[ERROR_KEY]), str(details), retry=retry, fields=fields)
     kind = TransientBridgeError if retry else RejectedBridgeError
     return kind(f"{code.name}: {details}")
+
+
+def ended_error(error: grpc.RpcError, ask: Callable[[], object]) -> GymnastError:
+    """Turn a failed call into an error of ours; why a server ended one under way, it says when it is called again.
+
+    A call whose caller's certificate is taken back meanwhile is cancelled by the server, which gives no reason.
+
+    Args:
+        error: of the call.
+        ask: calls the server for something that changes nothing.
+    """
+    found = domain_error(error)
+    if error.code() is not grpc.StatusCode.CANCELLED:
+        return found
+    try:
+        ask()
+    except grpc.RpcError as failure:
+        refused = domain_error(failure)
+        return refused if isinstance(refused, IdentityError) else found
+    except ValueError:  # gRPC's word for a channel that was closed: we ended the call ourselves
+        return found
+    return found

@@ -13,7 +13,7 @@ from gymnast_core.env import checked_action, instructions_for
 from gymnast_core.errors import EnvLostError, EpisodeOverError, GymnastError
 from gymnast_core.spec import EnvSpec
 from gymnast_core.types import BoolArray, FloatArray, Observation, StepResult
-from gymnast_core.wire.channel import CLIENT_OPTIONS, domain_error, open_channel
+from gymnast_core.wire.channel import CLIENT_OPTIONS, ended_error, open_channel
 from gymnast_core.wire.env_codec import MESSAGE_OPTIONS, UNIX, observation_of, spec_of, step_of
 from gymnast_core.wire.gymnast.v1 import env_pb2, env_pb2_grpc
 from gymnast_core.wire.identity import Identity
@@ -111,7 +111,7 @@ class RemoteEnv:
         try:
             return call()
         except grpc.RpcError as error:
-            found = domain_error(error)
+            found = ended_error(error, lambda: self._stub.Close(env_pb2.EnvCloseRequest(), timeout=OPEN_S))
             if error.code() is grpc.StatusCode.UNAVAILABLE and not isinstance(found, EnvLostError):
                 raise EnvLostError(f"the environment's server is not there: {found}") from error
             raise found from error

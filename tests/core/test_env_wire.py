@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from cloud_trainer.service import enroll, revoke
 from gymnast_core.episodes import read_episode, read_summary
-from gymnast_core.errors import ConfigError, EnvLostError, OccupiedError
+from gymnast_core.errors import ConfigError, EnvLostError, OccupiedError, TransientBridgeError
 from gymnast_core.foreign.check import check_env
 from gymnast_core.foreign.collect import RandomPolicy, collect_episodes
 from gymnast_core.foreign.mapping import GymnasiumMapping
@@ -25,6 +26,7 @@ from gymnast_core.wire.env_client import RemoteEnv
 from gymnast_core.wire.env_host import EnvHost
 from gymnast_core.wire.env_server import EnvServer
 from gymnast_core.wire.errors import NotPermittedError, RevokedError
+from gymnast_core.wire.gymnast.v1 import env_pb2
 from gymnast_core.wire.identity import Identity
 from gymnast_core.wire.peers import CertifiedAccess
 from gymnast_core.wire.revocation import Revocations, RevokedFile
@@ -147,6 +149,56 @@ def test_over_the_network_certificates_decide(tmp_path: Path) -> None:
     with pytest.raises(RevokedError, match="was revoked"):
         drive()
     server.close()
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[tuple[RemoteEnv, threading.Event]]:
+    """An environment on the network whose reset lasts until it is let go, and what is set once it began."""
+    ids = {
+        name: Identity.load(enroll(tmp_path / "ca", name, role, out=tmp_path / name, hosts=["localhost"]))
+        for name, role in (("sim", "server"), ("ana", "operator"))
+    }
+    host, began, let_go = EnvHost(TOY, GymnasiumMapping(**MAPPING), 1), threading.Event(), threading.Event()
+    reset = host.reset
+
+    def slow(request: env_pb2.EnvResetRequest) -> env_pb2.EnvObservation:
+        began.set()
+        let_go.wait(20.0)
+        return reset(request)
+
+    host.reset = slow  # type: ignore[method-assign]
+    access = CertifiedAccess(ids["sim"], Revocations(RevokedFile(tmp_path / "ca")))
+    server = EnvServer(host, "localhost:0", access)
+    env = RemoteEnv(server.address, ids["ana"])
+    yield env, began
+    let_go.set()
+    env.close()
+    server.close()
+
+
+def test_a_call_that_a_revocation_cuts_off_says_so(held: tuple[RemoteEnv, threading.Event], tmp_path: Path) -> None:
+    env, began = held
+
+    def take_back() -> None:
+        began.wait(20.0)
+        revoke(tmp_path / "ca", "ana")
+
+    threading.Thread(target=take_back).start()
+    with pytest.raises(RevokedError, match="was revoked"):
+        env.reset(env.instruction, seed=0)
+
+
+def test_a_call_that_ends_with_our_own_channel_is_no_revocation(held: tuple[RemoteEnv, threading.Event]) -> None:
+    env, began = held
+
+    def hang_up() -> None:
+        began.wait(20.0)
+        env._channel.close()
+
+    threading.Thread(target=hang_up).start()
+    with pytest.raises(TransientBridgeError, match="CANCELLED"):
+        env.reset(env.instruction, seed=0)
+    env._open = False
 
 
 def test_a_socket_where_others_can_enter_and_a_wrong_mapping_are_refused(tmp_path: Path) -> None:
