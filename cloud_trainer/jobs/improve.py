@@ -5,7 +5,14 @@ from __future__ import annotations
 from cloud_trainer.jobs.augment import augmented
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.practice import grpo_config, lineage_of, result_of, trusted_dream
-from cloud_trainer.jobs.reinforce import ground_of, judge_maker, reinforce, report_other_tasks, reported_starts
+from cloud_trainer.jobs.reinforce import (
+    ground_of,
+    judge_maker,
+    lesson_for,
+    reinforce,
+    report_other_tasks,
+    reported_starts,
+)
 from gymnast_core.jobs import ImproveResult, ImproveSpec
 
 
@@ -22,7 +29,7 @@ def improve(job: Job[ImproveSpec]) -> ImproveResult:
     ground, beginnings = ground_of(job, dream, held_out)
     training = reinforce(
         job, [ground], judge_maker(job, dream.judge, dream.judge_folder), grpo_config(job),
-        candidate_every=job.spec.config.candidate_every,
+        candidate_every=job.spec.config.candidate_every, lesson=lesson_for(job, dream, held_out),
         lineage=lineage_of(job, dream.world, dream.judge, dream.passed, dream.parts.values()) | beginnings,
     )  # fmt: skip
     training = augmented(job, training, dream, ground.starts)

@@ -15,6 +15,7 @@ from cloud_trainer.jobs.practice import Dream, lora_of, practice_judge
 from cloud_trainer.practice.grpo_job import GrpoJob
 from cloud_trainer.practice.pieces import Ground, Recipe
 from cloud_trainer.practice.ray import cluster
+from cloud_trainer.practice.recorded import Lesson
 from cloud_trainer.practice.sharded import LocalPool, ShardedSampler
 from cloud_trainer.practice.start_states import novel_starts
 from cloud_trainer.practice.train import Anchor, Sampler, Training, left_by
@@ -22,10 +23,12 @@ from cloud_trainer.progress import Cancelled, CancelledError, ProgressEvent, nev
 from cloud_trainer.world_model.compact.data import Clips, median_background
 from cloud_trainer.world_model.starts import StartState
 from cloud_trainer.world_model.worlds import load_world
+from gymnast_core.jobs import ImproveSpec
 from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.jobs.practice import NovelConfig, PracticeSettings, RefiningSettings
 from gymnast_core.jobs.spec import Candidate, RefiningSpec, ReinforcingSpec, TrainingSpec
 from gymnast_core.judge import Judge
+from gymnast_core.records.manifest import read_manifest
 
 T = TypeVar("T")
 TOLD_STARTS = 10
@@ -43,6 +46,7 @@ def reinforce(
     lineage: Mapping[str, Any],
     candidate_every: int,
     anchor: Callable[[], Anchor] | None = None,
+    lesson: Lesson | None = None,
     over: Cancelled = never,
 ) -> Training:
     """Practise, from where an interrupted run of this job stopped; candidates lie in the job's folder.
@@ -55,6 +59,7 @@ def reinforce(
         lineage: for the candidates' manifests.
         candidate_every: iterations between candidates.
         anchor: makes a further loss; see GrpoJob.
+        lesson: recorded episodes that come first; see GrpoJob.
         over: time is up: what was done by then, and the iteration under way, is the result.
 
     Raises:
@@ -64,7 +69,7 @@ def reinforce(
     ahead = None if config.ray is None else config.ray.ahead
     whole = GrpoJob(
         job.checkpoints["policy"], grounds, judge, grpo, job.folder / "candidates", job.folder / "grpo.state",
-        lora_of(job.spec), lineage, anchor, candidate_every=candidate_every, ahead=ahead,
+        lora_of(job.spec), lineage, anchor, lesson, candidate_every=candidate_every, ahead=ahead,
         device=config.device,
     )  # fmt: skip
 
@@ -120,6 +125,15 @@ def evened(starts: Sequence[StartState]) -> list[StartState]:
     times = Counter(start.instruction for start in starts)
     most = max(times.values(), default=0)
     return [start for start in starts for _ in range(round(most / times[start.instruction]))]
+
+
+def lesson_for(job: Job[ImproveSpec], dream: Dream, held_out: Clips) -> Lesson:
+    """Return what the policy recorded itself, but for the episodes that candidates are reported on."""
+    apart = set(held_out.episode_ids)
+    parts = [
+        part.take([n for n, name in enumerate(part.episode_ids) if name not in apart]) for part in dream.parts.values()
+    ]
+    return Lesson.of(parts, read_manifest(job.checkpoints["policy"]).id, job.spec.config.recorded_epochs)
 
 
 def reported_starts(config: RefiningSettings, dream: Dream) -> Clips:

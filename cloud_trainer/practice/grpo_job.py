@@ -11,6 +11,7 @@ from cloud_trainer.practice.dreams import watched
 from cloud_trainer.practice.grpo.trainer import GrpoTrainer
 from cloud_trainer.practice.pieces import Ground, Recipe
 from cloud_trainer.practice.pipelined import PipelinedSampler
+from cloud_trainer.practice.recorded import Lesson
 from cloud_trainer.practice.sharded import ShardedSampler
 from cloud_trainer.practice.train import Anchor, Training, train
 from cloud_trainer.progress import Cancelled, Progress, never, silent
@@ -37,6 +38,7 @@ class GrpoJob:
         lora: a fresh adapter is trained; see load_trainable.
         lineage: for the manifests.
         anchor: makes a further loss of every optimiser step, e.g. jobs.adapt.frame_anchor; None has none.
+        lesson: recorded episodes that come before the first iteration; None has none.
         groups_per_piece: granularity of work.
         candidate_every: iterations between candidates.
         ahead: sample the next batch while the learner works on this one, and how stale rollouts are then corrected;
@@ -54,6 +56,7 @@ class GrpoJob:
     lora: LoraSettings | None = None
     lineage: Mapping[str, Any] | None = None
     anchor: Callable[[], Anchor] | None = None
+    lesson: Lesson | None = None
     groups_per_piece: int = 4
     candidate_every: int = 5
     ahead: OffPolicy | None = None
@@ -83,8 +86,8 @@ class GrpoJob:
         try:
             return train(
                 self._learner(), watched(early or sampler, self.out.parent), self.out,
-                parent=read_manifest(self.parent).id, candidate_every=self.candidate_every, state=self.state,
-                lineage=self.lineage, progress=progress, cancelled=cancelled,
+                parent=read_manifest(self.parent).id, candidate_every=self.candidate_every,
+                lesson=self.lesson, state=self.state, lineage=self.lineage, progress=progress, cancelled=cancelled,
             )  # fmt: skip
         finally:
             if early is not None:

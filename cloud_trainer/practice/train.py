@@ -16,6 +16,7 @@ import torch
 
 from cloud_trainer.practice.grpo.scored import Scored, join_scored
 from cloud_trainer.practice.grpo.trainer import GrpoTrainer
+from cloud_trainer.practice.recorded import Lesson
 from cloud_trainer.progress import Cancelled, CancelledError, Progress, ProgressEvent, never, silent
 from cloud_trainer.training_state import read_values
 from cloud_trainer.world_model.audit.outcomes import outcomes_of
@@ -90,6 +91,7 @@ def train(
     *,
     parent: str,
     candidate_every: int,
+    lesson: Lesson | None = None,
     state: Path | None = None,
     lineage: Mapping[str, Any] | None = None,
     progress: Progress = silent,
@@ -103,6 +105,7 @@ def train(
         out: folder for the candidates; created.
         parent: id of the checkpoint that the policy started as.
         candidate_every: iterations between candidates; the last iteration is always one.
+        lesson: recorded episodes that come before the first iteration.
         state: state file, written after every iteration.
         lineage: world model, judge, audit and data of this run, for the manifests.
         progress: called after every iteration with imagined_reward and what the update did.
@@ -112,6 +115,8 @@ def train(
         CancelledError: cancelled; the state file has the last whole iteration.
     """
     total = trainer.config.iterations
+    if lesson is not None and not trainer.updates:
+        _learn(trainer, lesson, progress)
     while trainer.updates < total:
         if cancelled():
             raise CancelledError(f"GRPO cancelled after {trainer.updates} of {total} iterations")
@@ -128,6 +133,13 @@ def train(
         if state is not None:
             trainer.save(state)
     return Training(tuple(candidates_in(out, trainer.history)), tuple(trainer.history))
+
+
+def _learn(trainer: GrpoTrainer[Any], lesson: Lesson, progress: Progress) -> None:
+    batch = lesson.batch(trainer.policy)
+    if batch is not None:
+        report = trainer.begin_with(batch, lesson.epochs)
+        progress(ProgressEvent("recorded", 1, 1, report.to_metrics()))
 
 
 def left_by(out: Path, state: Path) -> Training:
@@ -170,6 +182,7 @@ def _keep(trainer: GrpoTrainer[Any], out: Path, parent: str, lineage: Mapping[st
         "stage": "grpo",
         "grpo": trainer.config.model_dump(),
         "iteration": trainer.updates,
+        "recorded": trainer.recorded,
         "imagined_reward": trainer.history[-1]["imagined_reward"],
     }
     folder = out / f"iteration-{trainer.updates:02d}"

@@ -9,12 +9,16 @@ from pydantic import Field
 from gymnast_core.jobs.augment import AugmentChoices
 from gymnast_core.jobs.practice import RefiningSettings, ReinforcingSettings
 from gymnast_core.jobs.spec import PractisedResult, RefiningSpec, ReinforcingSpec
-from gymnast_core.settings import Count
+from gymnast_core.settings import Count, CountOrZero
 
 
 class ImproveSettings(ReinforcingSettings, RefiningSettings):
     """How much of everything an improve job does."""
 
+    recorded_epochs: CountOrZero = 2
+    """Passes over the labelled episodes that the policy recorded itself, before its first update in the dream: what it
+    did on the robot is reinforced as what it does in a dream, each episode against the others of its instruction. For
+    policies of tokens without a memory; 0 learns nothing from them."""
     candidate_every: Count = 4
     """Updates between checkpoints that are kept as candidates; the last update always leaves one."""
     augment: AugmentChoices | None = None

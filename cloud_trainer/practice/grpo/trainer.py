@@ -85,6 +85,7 @@ class GrpoTrainer(Generic[PolicyT]):
         policy: what is trained; eval mode always, so that log-probabilities are those of sampling.
         config: how.
         updates: done so far.
+        recorded: rows learned from before the first of them.
         surplus: informative rows beyond the target, for the next update.
         rng: shuffles, and draws starts and samples for whoever runs the loop.
         history: one JSON dictionary per update, written by the loop.
@@ -103,7 +104,7 @@ class GrpoTrainer(Generic[PolicyT]):
         policy.network.eval()
         policy.temperature = config.temperature
         self.policy, self.config = policy, config
-        self.updates = 0
+        self.updates = self.recorded = 0
         self.surplus: Scored | None = None
         self.rng = np.random.default_rng(config.seed)
         self.history: list[dict[str, Any]] = []
@@ -157,16 +158,32 @@ class GrpoTrainer(Generic[PolicyT]):
                 "no informative group to learn from; sample more, or check the judge and the start states"
             )
         batch, self.surplus = self._split(batch)
+        report = self._passes(batch, self.config.epochs)
+        self.updates += 1
+        return report
+
+    def begin_with(self, batch: Scored, epochs: int) -> UpdateReport:
+        """Learn from rows that were not sampled here, before the first update; it is none of config.iterations.
+
+        Raises:
+            ContractError: an update was made already.
+        """
+        if self.updates:
+            raise ContractError(f"{self.updates} updates were made already; recorded episodes come before the first")
+        self.recorded = len(batch.reward_B)
+        return self._passes(batch, epochs)
+
+    def _passes(self, batch: Scored, epochs: int) -> UpdateReport:
+        """Go over a batch so many times at the present learning rate."""
         advantage = group_advantages(batch.reward_B, batch.rollouts.group_B, batch.use_B)
         reports, low, high = [], self.config.clip_low, self.config.clip_high
         rate = self._descent.rate(self.updates)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
-        for rows in self._mini_batches(len(advantage)):
+        for rows in self._mini_batches(len(advantage), epochs):
             terms = self._terms(batch, advantage, rows)
             parts = clipped_loss(terms.new, terms.old, terms.advantage, terms.valid, clip_low=low, clip_high=high)
             reports.append(self._descend(parts, terms, batch.rollouts))
-        self.updates += 1
         loss, clipped, kl, norm = np.mean(reports, axis=0)
         groups = len(np.unique(batch.rollouts.group_B))
         return UpdateReport(len(advantage), groups, float(loss), float(clipped), float(kl), float(norm), rate)
@@ -180,9 +197,9 @@ class GrpoTrainer(Generic[PolicyT]):
         now = np.isin(batch.rollouts.group_B, names[:target])
         return take_rows(batch, np.flatnonzero(now)), take_rows(batch, np.flatnonzero(~now))
 
-    def _mini_batches(self, rows: int) -> Iterator[IntArray]:
+    def _mini_batches(self, rows: int, epochs: int) -> Iterator[IntArray]:
         """Every row once an epoch, in an order drawn when the epoch begins."""
-        for _ in range(self.config.epochs):
+        for _ in range(epochs):
             order = self.rng.permutation(rows)
             for low in range(0, rows, self.config.mini_batch):
                 yield order[low : low + self.config.mini_batch]
@@ -237,7 +254,8 @@ class GrpoTrainer(Generic[PolicyT]):
 
     def save(self, path: Path, extra: Mapping[str, object] | None = None) -> None:
         """Write the state file: weights, optimiser, generator, surplus groups, history, and JSON extras."""
-        values: dict[str, Any] = {"updates": self.updates, "history": self.history, "extra": dict(extra or {})}
+        values: dict[str, Any] = {"updates": self.updates, "recorded": self.recorded, "history": self.history}
+        values["extra"] = dict(extra or {})
         tensors: dict[str, torch.Tensor] = {}
         if self.surplus is not None:
             arrays, values["surplus"] = unpacked(self.surplus)
@@ -247,7 +265,8 @@ class GrpoTrainer(Generic[PolicyT]):
     def load(self, path: Path) -> dict[str, Any]:
         """Continue from a state file, the policy having been loaded from the same parent; returns the JSON extras."""
         values, tensors = load_state(path, self._trained)
-        self.updates, self.history, self.surplus = int(values["updates"]), list(values["history"]), None
+        self.updates, self.recorded = int(values["updates"]), int(values.get("recorded", 0))
+        self.history, self.surplus = list(values["history"]), None
         if "surplus" in values:
             arrays = {n.removeprefix("surplus/"): t.numpy() for n, t in tensors.items() if n.startswith("surplus/")}
             self.surplus = packed(arrays, values["surplus"])

@@ -204,6 +204,6 @@ def learn(
         trainer.load(job.state)
     return train(
         trainer, make_sampler(device), job.out, parent=read_manifest(job.parent).id,
-        candidate_every=job.candidate_every, state=job.state, lineage=job.lineage,
+        candidate_every=job.candidate_every, lesson=job.lesson, state=job.state, lineage=job.lineage,
         progress=progress if leads else silent, cancelled=stopped,
     )  # fmt: skip

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cloud_trainer.world_model.starts import PAST_FRAMES, StartState
 from gymnast_core.arm.targets import commanded_proprioception
@@ -32,9 +34,10 @@ class Clips:
         actions_NTA: (N, T, 7) float32.
         length_N: (N,) int64, valid actions.
         instructions: N strings.
-        success_N: (N,) bool; meaningless where labelled_N is False.
+        success_N: (N,) bool; meaningless where nobody labelled it.
         labelled_N: (N,) bool; what a judge labelled is not, for it teaches and measures no judge.
         episode_ids: N ids.
+        policies: N versions of what acted; empty where it was several, or is not known.
     """
 
     frames_NTHWC: ByteArray
@@ -45,6 +48,7 @@ class Clips:
     success_N: BoolArray
     labelled_N: BoolArray
     episode_ids: tuple[str, ...]
+    policies: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.instructions)
@@ -71,7 +75,22 @@ class Clips:
             self.success_N[index],
             self.labelled_N[index],
             tuple(self.episode_ids[i] for i in index),
+            tuple(self.policies[i] for i in index),
         )
+
+    def lengthened(self, steps: int) -> Clips:
+        """Return the same clips padded to more steps: the last frame and pose repeat, actions are 0."""
+        more = steps - self.actions_NTA.shape[1]
+        return replace(
+            self,
+            frames_NTHWC=_still(self.frames_NTHWC, more),
+            poses_NTP=_still(self.poses_NTP, more),
+            actions_NTA=np.pad(self.actions_NTA, ((0, 0), (0, more), (0, 0))),
+        )
+
+
+def _still(x_NT: npt.NDArray[Any], more: int) -> npt.NDArray[Any]:
+    return np.concatenate((x_NT, np.repeat(x_NT[:, -1:], more, axis=1)), axis=1) if more else x_NT
 
 
 def clips_of(episodes: Sequence[Episode], size: int, *, camera: str = "") -> Clips:
@@ -102,7 +121,13 @@ def clips_of(episodes: Sequence[Episode], size: int, *, camera: str = "") -> Cli
         np.array([episode.outcome is Outcome.SUCCESS for episode in episodes]),
         np.array([_labelled(episode) for episode in episodes]),
         tuple(episode.episode_id for episode in episodes),
+        tuple(_policy(episode) for episode in episodes),
     )
+
+
+def _policy(episode: Episode) -> str:
+    acted = set(episode.policy_versions)
+    return acted.pop() if len(acted) == 1 else ""
 
 
 def _labelled(episode: Episode) -> bool:
@@ -125,17 +150,20 @@ def looking_into(clips: Clips, episodes: Sequence[Episode]) -> list[Episode]:
     ]
 
 
-def join(first: Clips, second: Clips) -> Clips:
-    """Put two sets of the same longest length behind each other."""
+def join(parts: Sequence[Clips]) -> Clips:
+    """Put sets of clips behind each other; shorter ones stand still to the end of the longest, as in clips_of()."""
+    longest = max(part.actions_NTA.shape[1] for part in parts)
+    long = [part.lengthened(longest) for part in parts]
     return Clips(
-        np.concatenate([first.frames_NTHWC, second.frames_NTHWC]),
-        np.concatenate([first.poses_NTP, second.poses_NTP]),
-        np.concatenate([first.actions_NTA, second.actions_NTA]),
-        np.concatenate([first.length_N, second.length_N]),
-        first.instructions + second.instructions,
-        np.concatenate([first.success_N, second.success_N]),
-        np.concatenate([first.labelled_N, second.labelled_N]),
-        first.episode_ids + second.episode_ids,
+        np.concatenate([part.frames_NTHWC for part in long]),
+        np.concatenate([part.poses_NTP for part in long]),
+        np.concatenate([part.actions_NTA for part in long]),
+        np.concatenate([part.length_N for part in long]),
+        tuple(text for part in long for text in part.instructions),
+        np.concatenate([part.success_N for part in long]),
+        np.concatenate([part.labelled_N for part in long]),
+        tuple(name for part in long for name in part.episode_ids),
+        tuple(name for part in long for name in part.policies),
     )
 
 
