@@ -1,14 +1,14 @@
 """Does another round of world model and policy gain, and is it better begun again from the base?
 
-`python -m benchmarks.rounds` goes on where `benchmarks.ceiling` left a seed: the base, what it practised to in the
-dream (8 updates, falling rate), and the world model and judge of that dream. A further round records 600 episodes of
+`python -m benchmarks.rounds` begins with the shipped base, world model and judge. Every round records 600 episodes of
 the policy in force, lets the trainer's improve job refine world model and judge on everything recorded so far, and
-practises in that dream twice, 8 updates each: "restarted" from the base, and "going on" from the policy in force. The
-one named by --arm is then in force.
+practises in that dream, 8 updates each: "going on" from the policy in force, and, from the second round on where
+--arms names it, "restarted" from the base. The one named by --arm is then in force.
 
 Every policy is evaluated greedily from the same 100 start states a task, with which nothing was trained or chosen; the
-last update counts, none is picked. --config changes the improve job; a name of its own (--name) keeps its results
-apart. What was interrupted goes on; a finished part is kept.
+last update counts, none is picked. Where a job averages several practices, each of them is evaluated too. --config
+changes the improve job; a name of its own (--name) keeps its results apart. What was interrupted goes on; a finished
+part is kept.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ import numpy as np
 from benchmarks.ceiling import Tried
 from benchmarks.demo_seeds import Seed
 from benchmarks.flow_seeds import interval
-from benchmarks.sight import FIRST, PRACTISED
 from gymnast_cli.demo.config import TASKS, DemoConfig
 from gymnast_cli.demo.seeds import evaluation_seeds
 from gymnast_core.evaluation.results import difference
 from gymnast_core.policies.processor import use_threads
 
-ARMS = ("restarted", "going on")
-"""The first that is practised in a round refines world model and judge; the others take what it left."""
+ARMS = ("going on", "restarted")
+"""The first that is practised in a round refines world model and judge; the other takes what it left."""
 FROZEN = {"refine_iterations": 0, "judge_iterations": 0}
 KINDS = ("world_model", "judge")
 
@@ -42,11 +41,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="10,11,12", help="comma separated")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--arms", default=ARMS[0], help=f"of {', '.join(ARMS)}; comma separated")
     parser.add_argument("--arm", choices=ARMS, default=ARMS[0], help="whose policy of a round is in force in the next")
     parser.add_argument("--config", type=json.loads, default={}, help="JSON settings, see gymnast jobs schema improve")
     parser.add_argument("--name", default="default", help="of these settings")
     parser.add_argument("--starts", type=int, default=100, help="per task")
-    parser.add_argument("--out", type=Path, default=Path("runs/ceiling"), help="working folder of benchmarks.ceiling")
+    parser.add_argument("--out", type=Path, default=Path("runs/rounds"), help="working folder")
     parser.add_argument("--checkpoints", type=Path, default=DemoConfig().checkpoints)
     parser.add_argument("--only-table", action="store_true", help="print what is there")
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -64,8 +64,8 @@ def main() -> int:
 def _run_all(works: Sequence[Rounds], args: argparse.Namespace) -> None:
 
     use_threads()
-    for number in range(2, args.rounds + 1):
-        for arm in ARMS:
+    for number in range(1, args.rounds + 1):
+        for arm in args.arms.split(",") if number > 1 else ARMS[:1]:
             for work in works:
                 work.practise(number, arm)
 
@@ -80,6 +80,7 @@ class Rounds:
 
     def __init__(self, seed: int, args: argparse.Namespace) -> None:
         self.folder: Path = args.out / f"seed-{seed}"
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._args, self._path = args, self.folder / "rounds.json"
         self._seed = Seed(DemoConfig(seed=seed, checkpoints=args.checkpoints), self.folder)
         known = self._path.exists()
@@ -92,7 +93,6 @@ class Rounds:
         seed, name = self._seed, self._args.name
         self._evaluate("base", seed.base)
         before = self._in_force(number - 1)
-        self._evaluate("round 1" if number == 2 else f"{name}: round {number - 1}, {self._args.arm}", before)
         if len(seed.recorded(number)) < number * len(TASKS) * seed.config.episodes:
             seed.collect(before, number)  # those that are there are kept
         policy = seed.base if arm == "restarted" else before
@@ -100,8 +100,11 @@ class Rounds:
             job = self._improve(number, arm, policy, self._dream(number - 1), self._args.config)
         else:
             job = self._improve(number, arm, policy, self._dream(number), {**self._args.config, **FROZEN})
-        self.result["audits"][f"{name}: round {number}, {arm}"] = job["audit"]
-        self._evaluate(f"{name}: round {number}, {arm}", self._last(number, arm))
+        said = f"{name}: round {number}, {arm}"
+        self.result["audits"][said] = job["audit"]
+        self._evaluate(said, self._last(number, arm))
+        for single in sorted(self._job(number, arm).glob("candidates-*")):
+            self._evaluate(f"{said}, practice {single.name[-1]} alone", sorted(single.glob("iteration-*"))[-1])
 
     def _improve(self, number: int, arm: str, policy: Path, dream: Path, change: Mapping[str, Any]) -> dict[str, Any]:
         """The trainer's own job; nothing stands in its way here, as what it would refuse is to be measured."""
@@ -114,14 +117,16 @@ class Rounds:
         return self.folder / f"round-{number}-{self._args.name}-{arm.replace(' ', '-')}"
 
     def _dream(self, number: int) -> Path:
-        """Where world model and judge of a round lie."""
-        return self.folder / FIRST if number == 1 else self._job(number, ARMS[0])
+        """Where world model and judge of a round lie; before the first, the shipped ones."""
+        return self._job(number, ARMS[0]) if number else self._args.checkpoints
 
     def _last(self, number: int, arm: str) -> Path:
         return sorted((self._job(number, arm) / "candidates").glob("iteration-*"))[-1]
 
     def _in_force(self, number: int) -> Path:
-        return self.folder / PRACTISED if number == 1 else self._last(number, self._args.arm)
+        if not number:
+            return self._seed.base
+        return self._last(number, ARMS[0] if number == 1 else self._args.arm)
 
     def _evaluate(self, name: str, policy: Path) -> None:
         if name not in self.result["trials"]:
@@ -136,6 +141,7 @@ class Rounds:
 
 def table(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     """Return a markdown table: a row a policy, its gain over round 1 by seed."""
+    first = f"{name}: round 1, {ARMS[0]}"
     heads = ("policy", "by seed", "mean [95 %, t over seeds]", "minus round 1, by seed [95 %, paired]", *TASKS)
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     tried = [Tried.of(row["trials"]) for row in rows]
@@ -144,7 +150,7 @@ def table(rows: Sequence[Mapping[str, Any]], name: str) -> str:
             continue
         there = [one for one in tried if policy in one.trials]
         rates = [one.rate(policy) for one in there]
-        gains = [difference(one.trials["round 1"], one.trials[policy]) for one in there if policy != "round 1"]
+        gains = [difference(one.trials[first], one.trials[policy]) for one in there if policy != first]
         apart = " ".join(f"{gain['mean']:+.3f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" for gain in gains)
         tasks = [f"{np.mean([one.rate(policy, task) for one in there]):.2f}" for task in TASKS]
         by_seed = " ".join(f"{rate:.3f}" for rate in rates)

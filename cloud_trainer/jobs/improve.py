@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cloud_trainer.jobs.augment import augmented
+from cloud_trainer.jobs.averaged import averaged
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.practice import grpo_config, lineage_of, result_of, trusted_dream
 from cloud_trainer.jobs.reinforce import (
@@ -13,7 +14,11 @@ from cloud_trainer.jobs.reinforce import (
     report_other_tasks,
     reported_starts,
 )
+from cloud_trainer.practice.train import Training
 from gymnast_core.jobs import ImproveResult, ImproveSpec
+
+APART = 1_000_003
+"""Between the seeds of a job's practices."""
 
 
 def improve(job: Job[ImproveSpec]) -> ImproveResult:
@@ -27,11 +32,18 @@ def improve(job: Job[ImproveSpec]) -> ImproveResult:
     dream = trusted_dream(job)
     held_out = reported_starts(job.spec.config, dream)
     ground, beginnings = ground_of(job, dream, held_out)
-    training = reinforce(
-        job, [ground], judge_maker(job, dream.judge, dream.judge_folder), grpo_config(job),
-        candidate_every=job.spec.config.candidate_every, lesson=lesson_for(job, dream, held_out),
-        lineage=lineage_of(job, dream.world, dream.judge, dream.passed, dream.parts.values()) | beginnings,
-    )  # fmt: skip
+    lineage = lineage_of(job, dream.world, dream.judge, dream.passed, dream.parts.values()) | beginnings
+    lesson = lesson_for(job, dream, held_out)
+
+    def practise(job: Job[ImproveSpec], number: int | None) -> Training:
+        grpo = grpo_config(job)
+        return reinforce(
+            job, [ground], judge_maker(job, dream.judge, dream.judge_folder),
+            grpo.changed(seed=grpo.seed + APART * (number or 0)), candidate_every=job.spec.config.candidate_every,
+            lesson=lesson, number=number, lineage=lineage,
+        )  # fmt: skip
+
+    training = averaged(job, practise)
     training = augmented(job, training, dream, ground.starts)
     count = sum(len(part) for part in dream.parts.values())
     result = result_of(job, training, dream.world_model, dream.judge_folder, dream.passed, count)

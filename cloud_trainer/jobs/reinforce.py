@@ -48,6 +48,7 @@ def reinforce(
     anchor: Callable[[], Anchor] | None = None,
     lesson: Lesson | None = None,
     over: Cancelled = never,
+    number: int | None = None,
 ) -> Training:
     """Practise, from where an interrupted run of this job stopped; candidates lie in the job's folder.
 
@@ -61,14 +62,17 @@ def reinforce(
         anchor: makes a further loss; see GrpoJob.
         lesson: recorded episodes that come first; see GrpoJob.
         over: time is up: what was done by then, and the iteration under way, is the result.
+        number: of several practices of this job, whose candidates and state are kept apart.
 
     Raises:
         CancelledError: the job was cancelled; its state has the last whole iteration.
     """
     config = job.spec.config
     ahead = None if config.ray is None else config.ray.ahead
+    own = "" if number is None else f"-{number + 1}"
     whole = GrpoJob(
-        job.checkpoints["policy"], grounds, judge, grpo, job.folder / "candidates", job.folder / "grpo.state",
+        job.checkpoints["policy"], grounds, judge, grpo,
+        job.folder / f"candidates{own}", job.folder / f"grpo{own}.state",
         lora_of(job.spec), lineage, anchor, lesson, candidate_every=candidate_every, ahead=ahead,
         device=config.device,
     )  # fmt: skip

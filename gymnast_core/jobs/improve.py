@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -10,6 +10,9 @@ from gymnast_core.jobs.augment import AugmentChoices
 from gymnast_core.jobs.practice import RefiningSettings, ReinforcingSettings
 from gymnast_core.jobs.spec import PractisedResult, RefiningSpec, ReinforcingSpec
 from gymnast_core.settings import Count, CountOrZero
+
+MOST_PRACTICES = 16
+"""Practices that one job may average."""
 
 
 class ImproveSettings(ReinforcingSettings, RefiningSettings):
@@ -19,6 +22,9 @@ class ImproveSettings(ReinforcingSettings, RefiningSettings):
     """Passes over the labelled episodes that the policy recorded itself, before its first update in the dream: what it
     did on the robot is reinforced as what it does in a dream, each episode against the others of its instruction. For
     policies of tokens without a memory; 0 learns nothing from them."""
+    practices: Annotated[int, Field(ge=1, le=MOST_PRACTICES)] | None = None
+    """Practices of this job, alike but for their random numbers; their weights are averaged. Each costs as much as one.
+    None is 3 for a compact policy of tokens, else 1. An adapter (mode lora) has one."""
     candidate_every: Count = 4
     """Updates between checkpoints that are kept as candidates; the last update always leaves one."""
     augment: AugmentChoices | None = None

@@ -1,16 +1,20 @@
 """What a policy did on the robot is reinforced before it practises in the dream."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cloud_trainer.jobs.averaged import USUAL
 from cloud_trainer.jobs.improve import improve
+from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.practice.grpo.off_policy import log_probs_under
 from cloud_trainer.practice.grpo.trainer import GrpoTrainer
 from cloud_trainer.practice.recorded import Lesson, recorded_rollouts
 from cloud_trainer.progress import CancelledError
 from cloud_trainer.world_model.compact.data import clips_of
+from gymnast_core.episodes import read_episode, read_summary, write_episode
 from gymnast_core.errors import ContractError
 from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.records.manifest import read_manifest
@@ -92,12 +96,24 @@ def test_a_run_that_began_with_recorded_episodes_resumes_bit_for_bit(tmp_path):
     assert read_manifest(resumed.candidates[-1].folder).lineage["recorded"] == len(lesson.clips)
 
 
-def test_improve_begins_with_what_its_policy_recorded(material, tmp_path):
+@pytest.fixture
+def own(material, tmp_path):
+    """The shared material, as if the policy had recorded it."""
+    checkpoints, files = material
+    version, written = read_manifest(checkpoints["policy"]).id, []
+    for entry in files:
+        recorded = read_episode(entry.path)
+        acted = dataclasses.replace(recorded, policy_versions=(version,) * recorded.steps)
+        written.append(write_episode(tmp_path / "episodes", acted, robot="sim-0"))
+    return checkpoints, [Recorded(path, read_summary(path).end.outcome.value) for path in written]
+
+
+def test_improve_begins_with_what_its_policy_recorded(own, tmp_path):
     events = []
-    job = dataclasses.replace(job_of(material, tmp_path), progress=events.append)
+    job = dataclasses.replace(job_of(own, tmp_path / "job"), progress=events.append)
     made = improve(job)
-    count = read_manifest(tmp_path / "candidates" / "iteration-02").lineage["recorded"]
+    count = read_manifest(tmp_path / "job" / "candidates" / "iteration-02").lineage["recorded"]
     assert 0 < count < made.episodes
-    assert [event.metrics["trajectories"] for event in events if event.stage == "recorded"] == [count]
-    none = improve(job_of(material, tmp_path / "none", config={**TINY, "recorded_epochs": 0}))
-    assert read_manifest(none.candidates[-1].folder).lineage["recorded"] == 0
+    assert [event.metrics["trajectories"] for event in events if event.stage == "recorded"] == [count] * USUAL
+    none = improve(job_of(own, tmp_path / "none", config={**TINY, "recorded_epochs": 0}))
+    assert read_manifest(Path(none.candidates[-1].folder)).lineage["recorded"] == 0
