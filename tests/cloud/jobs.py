@@ -12,7 +12,7 @@ from gymnast_core.jobs import KINDS, spec_of
 
 TINY_SCENE = {"grpo_iterations": 2, "groups": 4, "group_size": 4, "check": False}
 """What an adapt job takes too."""
-TINY = {**TINY_SCENE, "refine_iterations": 2, "judge_iterations": 4, "candidate_every": 1}
+TINY = {**TINY_SCENE, "refine_iterations": 2, "judge_iterations": 4, "candidate_every": 1, "practices": 1}
 
 
 def job_of(material, folder: Path, *, kind="improve", config=TINY, cancelled=never, **spec) -> Job:

@@ -15,6 +15,8 @@ from gymnast_core.policies.trainable import load_trainable
 from gymnast_core.records.manifest import read_manifest
 from tests.cloud.jobs import TINY, job_of
 
+USUALLY = {name: value for name, value in TINY.items() if name != "practices"}
+
 
 def weights(folder):
     return dict(load_trainable(folder).network.named_parameters())
@@ -22,16 +24,17 @@ def weights(folder):
 
 def test_what_is_offered_is_the_mean_of_practices_that_differ(material, tmp_path):
     events = []
-    result = improve(dataclasses.replace(job_of(material, tmp_path), progress=events.append))
+    job = job_of(material, tmp_path, config=USUALLY)
+    result = improve(dataclasses.replace(job, progress=events.append))
     last = result.candidates[-1]
     single = [tmp_path / f"candidates-{n + 1}" / "iteration-02" for n in range(USUAL)]
     parts = [weights(folder) for folder in single]
     assert any(not torch.equal(parts[0][name], parts[1][name]) for name in parts[0])
     for name, mean in weights(Path(last.folder)).items():
         torch.testing.assert_close(mean, torch.stack([part[name] for part in parts]).mean(0))
-    made = read_manifest(last.folder)
+    made = read_manifest(Path(last.folder))
     assert made.lineage["averaged"] == [read_manifest(folder).id for folder in single]
-    assert made.parents == (read_manifest(job_of(material, tmp_path).checkpoints["policy"]).id,)
+    assert made.parents == (read_manifest(job.checkpoints["policy"]).id,)
     rewards = [read_manifest(folder).lineage["imagined_reward"] for folder in single]
     assert last.imagined_reward == pytest.approx(np.mean(rewards))
     updates = [(event.step, event.total) for event in events if event.stage == "grpo"]
@@ -39,21 +42,21 @@ def test_what_is_offered_is_the_mean_of_practices_that_differ(material, tmp_path
 
 
 def test_an_interrupted_job_offers_the_same_in_the_end(material, tmp_path):
-    straight, done = improve(job_of(material, tmp_path / "straight")), []
+    straight, done = improve(job_of(material, tmp_path / "straight", config=USUALLY)), []
 
     def report(event):
         done.extend([event] * (event.stage == "grpo"))
 
-    stopped = job_of(material, tmp_path / "stopped", cancelled=lambda: len(done) == 3)
+    stopped = job_of(material, tmp_path / "stopped", config=USUALLY, cancelled=lambda: len(done) == 3)
     with pytest.raises(CancelledError):
         improve(dataclasses.replace(stopped, progress=report))
-    resumed = improve(job_of(material, tmp_path / "stopped"))
+    resumed = improve(job_of(material, tmp_path / "stopped", config=USUALLY))
     assert [one.id for one in resumed.candidates] == [one.id for one in straight.candidates]
 
 
 def test_one_practice_where_one_is_asked_for_or_an_adapter_is_trained(material, tmp_path):
-    improve(job_of(material, tmp_path / "one", config={**TINY, "practices": 1}))
-    improve(job_of(material, tmp_path / "lora", mode="lora"))
+    improve(job_of(material, tmp_path / "one"))
+    improve(job_of(material, tmp_path / "lora", mode="lora", config=USUALLY))
     for name in ("one", "lora"):
         assert "averaged" not in read_manifest(tmp_path / name / "candidates" / "iteration-02").lineage
     with pytest.raises(ConfigError, match=r"practices is 2.*adapter"):

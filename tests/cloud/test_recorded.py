@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud_trainer.jobs.averaged import USUAL
 from cloud_trainer.jobs.improve import improve
 from cloud_trainer.jobs.runner import Recorded
 from cloud_trainer.practice.grpo.off_policy import log_probs_under
@@ -114,6 +113,6 @@ def test_improve_begins_with_what_its_policy_recorded(own, tmp_path):
     made = improve(job)
     count = read_manifest(tmp_path / "job" / "candidates" / "iteration-02").lineage["recorded"]
     assert 0 < count < made.episodes
-    assert [event.metrics["trajectories"] for event in events if event.stage == "recorded"] == [count] * USUAL
+    assert [event.metrics["trajectories"] for event in events if event.stage == "recorded"] == [count]
     none = improve(job_of(own, tmp_path / "none", config={**TINY, "recorded_epochs": 0}))
     assert read_manifest(Path(none.candidates[-1].folder)).lineage["recorded"] == 0
