@@ -158,7 +158,7 @@ class GrpoTrainer(Generic[PolicyT]):
                 "no informative group to learn from; sample more, or check the judge and the start states"
             )
         batch, self.surplus = self._split(batch)
-        report = self._passes(batch, self.config.epochs)
+        report = self._go_over(batch, self.config.epochs)
         self.updates += 1
         return report
 
@@ -171,9 +171,9 @@ class GrpoTrainer(Generic[PolicyT]):
         if self.updates:
             raise ContractError(f"{self.updates} updates were made already; recorded episodes come before the first")
         self.recorded = len(batch.reward_B)
-        return self._passes(batch, epochs)
+        return self._go_over(batch, epochs)
 
-    def _passes(self, batch: Scored, epochs: int) -> UpdateReport:
+    def _go_over(self, batch: Scored, epochs: int) -> UpdateReport:
         """Go over a batch so many times at the present learning rate."""
         advantage = group_advantages(batch.reward_B, batch.rollouts.group_B, batch.use_B)
         reports, low, high = [], self.config.clip_low, self.config.clip_high
