@@ -34,7 +34,7 @@ def plans(sources: Sources, user: User, *, query: Mapping[str, str]) -> dict[str
     return {
         "planners": ask.plans.planners(user),
         "cameras": ask.plans.cameras(user),
-        "seen": [report.robot for report in ask.robots.all(user) if report.frame],
+        "seen": ask.robots.seeing(user),
         "rows": rows,
         "wanted": {"place": f"episode:{wanted}" if wanted else f"robot:{query.get('robot', '')}"},
         "made": made[:NEWEST],

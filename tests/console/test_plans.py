@@ -125,6 +125,24 @@ def test_the_path_is_drawn_into_what_the_camera_saw_when_an_episode_began(
     assert Image.open(io.BytesIO(picture.content)).size == (512, 512)
 
 
+def test_a_picture_from_before_the_link_was_lost_is_not_what_a_robot_sees_now(
+    planning: tuple[Service, TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, ana = planning
+    with monkeypatch.context() as earlier:
+        earlier.setattr(service.robots, "_clock_s", lambda: time.monotonic() - 300)
+        service.robots.post(ROBOT, {"state": "ready"}, jpeg(GREY))
+    service.robots.post(ROBOT, {"state": "ready"}, b"")
+    assert "what bridge-1 sees now" not in ana.get("/plans").text
+    asked = {"place": "robot:bridge-1", "instruction": "close the drawer"}
+    answer = ana.post("/plans", data=asked, headers=JSON)
+    assert answer.status_code == 409
+    assert "the newest picture of bridge-1 is 300 s old" in answer.json()["error"]
+    assert not service.jobs.list("default"), "nothing was planned from it"
+    service.robots.post(ROBOT, {"state": "ready"}, jpeg(GREY))
+    assert "what bridge-1 sees now" in ana.get("/plans").text
+
+
 def test_what_cannot_be_planned_is_refused_on_the_page(planning: tuple[Service, TestClient], bench: Bench) -> None:
     _, ana = planning
     world = read_manifest(shipped_checkpoints() / "world_model").id

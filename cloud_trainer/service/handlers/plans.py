@@ -69,7 +69,7 @@ class PlanHandlers:
             key: the same never makes a second plan.
 
         Raises:
-            NotPossibleError: the robot shows no picture, or there is no planner here.
+            NotPossibleError: the robot shows no picture or an old one, or there is no planner here.
             ConfigError: neither robot nor episode, or a value is not allowed.
             NotFoundError: no such planner or episode.
         """
@@ -83,10 +83,8 @@ class PlanHandlers:
         values = {"planner": planner, "instruction": asked.instruction, "seed": asked.seed, "episode": asked.episode,
                   "world_model": asked.world_model}  # fmt: skip
         if asked.robot:
-            frame = self._robots.frame(who, asked.robot).frame
-            if not frame:
-                raise NotPossibleError(f"{asked.robot} shows no picture; start its camera, or plan from an episode")
-            values |= {"robot": asked.robot, "picture": base64.b64encode(frame).decode()}
+            picture = base64.b64encode(self._robots.sees(who, asked.robot)).decode()
+            values |= {"robot": asked.robot, "picture": picture}
         if asked.best_of is not None:
             values["best_of"] = asked.best_of
         return self._jobs.submit(who, PlanSpec.kind, PlanSpec.model_validate(values).to_json(), key)

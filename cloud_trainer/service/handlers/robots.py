@@ -15,6 +15,8 @@ from gymnast_core.orders import Order, OrderNews
 from gymnast_core.robot_status import RobotStatus, WeightsStatus
 
 REPORT_STALE_S = 15.0
+PICTURE_STALE_S = 30.0
+"""A slow link carries a picture every 22 s at worst; what is older is not what a robot sees now."""
 
 
 class RobotHandlers:
@@ -97,6 +99,26 @@ class RobotHandlers:
         """Return the report whose frame is the newest image of a robot; raises as find()."""
         authorise(who, "look")
         return self.find(who, name)
+
+    def sees(self, who: Who, name: str) -> bytes:
+        """Return the JPEG or WebP of what a robot sees now.
+
+        Raises:
+            NotPossibleError: it never reported, shows no picture, or its newest one is old.
+        """
+        report = self.frame(who, name)
+        if not report.frame:
+            raise NotPossibleError(f"{name} shows no picture; start its camera, or plan from an episode")
+        if (age_s := report.frame_age_s()) > PICTURE_STALE_S:
+            raise NotPossibleError(
+                f"the newest picture of {name} is {age_s:.0f} s old; look after its camera and its link, or plan "
+                "from an episode"
+            )
+        return report.frame
+
+    def seeing(self, who: Who) -> list[str]:
+        """Return the names of the robots that show what they see now."""
+        return [row.robot for row in self.all(who) if row.frame and row.frame_age_s() <= PICTURE_STALE_S]
 
     def in_force(self, who: Who) -> list[RobotInForce]:
         """Return which checkpoint each robot of the tenant runs, was ordered to run, or turned down, by name."""
