@@ -214,14 +214,9 @@ class CeilingSeed:
 
 def average_of(iterates: Sequence[Path], decay: float, out: Path) -> None:
     """Write the moving average of a run's iterates (Polyak & Juditsky 1992), bias-corrected as in Adam."""
-    from gymnast_core.policies.trainable import load_trainable
+    from cloud_trainer.jobs.averaged import mean_of
 
-    policy = load_trainable(iterates[0])
-    average = dict(policy.network.named_parameters())
-    for number, folder in enumerate(iterates, start=1):
-        for name, weight in load_trainable(folder).network.named_parameters():
-            average[name].data.lerp_(weight.data, (1 - decay) / (1 - decay**number))
-    policy.save(out)
+    mean_of(iterates, lambda number: (1 - decay) / (1 - decay**number)).save(out)
 
 
 def brief(row: Mapping[str, Any]) -> dict[str, Any]:

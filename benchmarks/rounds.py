@@ -51,6 +51,8 @@ def main() -> int:
     parser.add_argument("--only-table", action="store_true", help="print what is there")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
+    if args.arm not in args.arms.split(","):
+        parser.error(f"--arm {args.arm!r} is not practised; name it in --arms")
     works = [Rounds(int(word), args) for word in args.seeds.split(",")]
     if not args.only_table:
         _run_all(works, args)

@@ -40,6 +40,27 @@ class Policy(Protocol):
         ...
 
 
+class Wrapper:
+    """What a policy that holds another one passes on of it; how it acts is its own.
+
+    Attributes:
+        inner: the policy inside.
+    """
+
+    def __init__(self, inner: Policy) -> None:
+        self.inner = inner
+
+    @property
+    def version(self) -> str:
+        """The inner policy's."""
+        return self.inner.version
+
+    @property
+    def chunk_length(self) -> int:
+        """The inner policy's."""
+        return self.inner.chunk_length
+
+
 @dataclass(frozen=True, eq=False)
 class Committed:
     """What an arm goes on doing while its policy thinks: the plan before, from the new chunk's first step on.

@@ -14,7 +14,7 @@ import numpy as np
 from gymnast_core.env import Env, instructions_for
 from gymnast_core.errors import BridgeError, PolicyFailedError, SafetyError
 from gymnast_core.past import Remembering
-from gymnast_core.policy import Policy
+from gymnast_core.policy import Policy, Wrapper
 from gymnast_core.types import ActionChunk, FloatArray, Observation, StepResult
 
 
@@ -83,25 +83,12 @@ def _nothing_done(batch_size: int) -> tuple[np.ndarray, np.ndarray, FloatArray]:
     return np.zeros(batch_size, bool), np.zeros(batch_size, bool), np.zeros((batch_size, 7), np.float32)
 
 
-class GuardedPolicy:
+class GuardedPolicy(Wrapper):
     """A policy whose every failure is a PolicyFailedError: the arm holds, the episode ends with that reason.
 
     Args:
-        policy: to guard; one that may hang answers from elsewhere, by a deadline (PolicyHost and RemotePolicy do).
+        inner: to guard; one that may hang answers from elsewhere, by a deadline (PolicyHost and RemotePolicy do).
     """
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-
-    @property
-    def version(self) -> str:
-        """Of the policy inside."""
-        return self._policy.version
-
-    @property
-    def chunk_length(self) -> int:
-        """Of the policy inside."""
-        return self._policy.chunk_length
 
     def act(
         self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None
@@ -112,7 +99,7 @@ class GuardedPolicy:
             PolicyFailedError: it raised, did not answer in time, or its answer is no chunk of finite actions.
         """
         try:
-            chunk = self._policy.act(observation, instruction, rng=rng)
+            chunk = self.inner.act(observation, instruction, rng=rng)
         except (SafetyError, BridgeError):
             raise  # a lost link or a stopped arm is not the policy's fault
         except Exception as error:  # whatever it raises, the arm holds

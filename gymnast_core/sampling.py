@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from gymnast_core.errors import ConfigError
-from gymnast_core.policy import Policy
+from gymnast_core.policy import Policy, Wrapper
 from gymnast_core.types import ActionChunk, Observation
 
 MOST_TEMPERATURE = 10.0
@@ -39,6 +39,12 @@ def own_temperature(policy: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+def sampled_at(policy: object, *, greedy: bool) -> dict[str, float]:
+    """Return what an episode's metadata say of it; nothing where nobody knows."""
+    at = 0.0 if greedy else own_temperature(policy)
+    return {} if at is None else {SAMPLED_AT: at}
+
+
 def set_temperature(policy: Policy, temperature: float) -> None:
     """Have a policy of this process sample at a temperature from now on; its log-probabilities are of that, too.
 
@@ -66,7 +72,7 @@ class TemperedPolicy(Policy, Protocol):
         ...
 
 
-class AtTemperature:
+class AtTemperature(Wrapper):
     """A policy that is sampled at a temperature; greedy calls are as ever.
 
     Args:
@@ -74,18 +80,11 @@ class AtTemperature:
         temperature: above 0.
     """
 
+    inner: TemperedPolicy
+
     def __init__(self, inner: TemperedPolicy, temperature: float) -> None:
-        self.inner, self.temperature = inner, temperature
-
-    @property
-    def version(self) -> str:
-        """The inner policy's."""
-        return self.inner.version
-
-    @property
-    def chunk_length(self) -> int:
-        """K."""
-        return self.inner.chunk_length
+        super().__init__(inner)
+        self.temperature = temperature
 
     def act(
         self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloud_trainer.jobs.augment import augmented
-from cloud_trainer.jobs.averaged import averaged
+from cloud_trainer.jobs.averaged import averaged, practices_of
 from cloud_trainer.jobs.job import Job
 from cloud_trainer.jobs.practice import grpo_config, lineage_of, result_of, trusted_dream
 from cloud_trainer.jobs.reinforce import (
@@ -26,9 +26,10 @@ def improve(job: Job[ImproveSpec]) -> ImproveResult:
 
     Raises:
         NotTrustedError: the audit is out of bounds, or the judge's precision is not proven; nothing was trained.
-        ConfigError: too few labelled episodes.
+        ConfigError: too few labelled episodes, or several practices of an adapter.
         CancelledError: asked to stop; the job folder has everything up to the last whole iteration.
     """
+    practices = practices_of(job)  # refused before anything is spent
     dream = trusted_dream(job)
     held_out = reported_starts(job.spec.config, dream)
     ground, beginnings = ground_of(job, dream, held_out)
@@ -43,7 +44,7 @@ def improve(job: Job[ImproveSpec]) -> ImproveResult:
             lesson=lesson, number=number, lineage=lineage,
         )  # fmt: skip
 
-    training = averaged(job, practise)
+    training = averaged(job, practices, practise)
     training = augmented(job, training, dream, ground.starts)
     count = sum(len(part) for part in dream.parts.values())
     result = result_of(job, training, dream.world_model, dream.judge_folder, dream.passed, count)

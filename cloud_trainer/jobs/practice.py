@@ -38,7 +38,7 @@ from gymnast_core.judge import Judge
 from gymnast_core.policies.adapter import ARCHITECTURE as ADAPTER
 from gymnast_core.policies.adapter import Adapter
 from gymnast_core.policies.lora_settings import LoraSettings
-from gymnast_core.records.manifest import read_manifest
+from gymnast_core.records.manifest import Manifest, read_manifest
 from gymnast_core.robots import declared
 from gymnast_core.types import Episode
 
@@ -151,9 +151,7 @@ def frame_sizes(job: Job[TrainingSpec], world: World) -> dict[str, int]:
     """
     sizes = {"world_model": world.image_size}
     for part in ("policy",) if job.spec.config.judge else ("policy", "judge"):
-        manifest = read_manifest(job.checkpoints[part])
-        if manifest.architecture == ADAPTER:
-            manifest = read_manifest(Adapter.read(job.checkpoints[part]).base)
+        manifest = whole_manifest(job.checkpoints[part])
         if (size := manifest.config.get("image_size")) is not None:
             sizes[part] = int(size)
         if sizes.get(part, 0) > world.image_size:
@@ -162,6 +160,12 @@ def frame_sizes(job: Job[TrainingSpec], world: World) -> dict[str, int]:
                 f"{size}: practise in a world model of at least {size}, or train the {part} at {world.image_size}"
             )
     return sizes
+
+
+def whole_manifest(folder: Path) -> Manifest:
+    """Return what a checkpoint says of its network; an adapter's base says it for it."""
+    manifest = read_manifest(folder)
+    return read_manifest(Adapter.read(folder).base) if manifest.architecture == ADAPTER else manifest
 
 
 def clips_for(episodes: Sequence[Episode], part: str, image_size: int) -> Clips:

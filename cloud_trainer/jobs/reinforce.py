@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from cloud_trainer.jobs.forgetting import ForgettingCheck
 from cloud_trainer.jobs.job import Job
-from cloud_trainer.jobs.practice import Dream, lora_of, practice_judge
+from cloud_trainer.jobs.practice import Dream, lora_of, practice_judge, whole_manifest
 from cloud_trainer.practice.grpo_job import GrpoJob
 from cloud_trainer.practice.pieces import Ground, Recipe
 from cloud_trainer.practice.ray import cluster
-from cloud_trainer.practice.recorded import Lesson
+from cloud_trainer.practice.recorded import Lesson, lesson_of
 from cloud_trainer.practice.sharded import LocalPool, ShardedSampler
 from cloud_trainer.practice.start_states import novel_starts
 from cloud_trainer.practice.train import Anchor, Sampler, Training, left_by
@@ -131,13 +131,11 @@ def evened(starts: Sequence[StartState]) -> list[StartState]:
     return [start for start in starts for _ in range(round(most / times[start.instruction]))]
 
 
-def lesson_for(job: Job[ImproveSpec], dream: Dream, held_out: Clips) -> Lesson:
+def lesson_for(job: Job[ImproveSpec], dream: Dream, held_out: Clips) -> Lesson | None:
     """Return what the policy recorded itself, but for the episodes that candidates are reported on."""
-    apart = set(held_out.episode_ids)
-    parts = [
-        part.take([n for n, name in enumerate(part.episode_ids) if name not in apart]) for part in dream.parts.values()
-    ]
-    return Lesson.of(parts, read_manifest(job.checkpoints["policy"]).id, job.spec.config.recorded_epochs)
+    folder, epochs = job.checkpoints["policy"], job.spec.config.recorded_epochs
+    parts, version = list(dream.parts.values()), read_manifest(folder).id
+    return lesson_of(parts, whole_manifest(folder), version, epochs, apart=set(held_out.episode_ids))
 
 
 def reported_starts(config: RefiningSettings, dream: Dream) -> Clips:

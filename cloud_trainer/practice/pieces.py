@@ -27,7 +27,7 @@ from gymnast_core.jobs.grpo import GrpoConfig
 from gymnast_core.judge import Judge
 from gymnast_core.policies.lora_settings import LoraSettings
 from gymnast_core.policies.trainable import load_trainable
-from gymnast_core.policy import Policy
+from gymnast_core.policy import Policy, Wrapper
 from gymnast_core.types import ActionChunk, ByteArray, Observation, RolloutBatch
 
 
@@ -136,19 +136,12 @@ class Piece:
     seconds: Mapping[str, float]
 
 
-class _Timed:
+class _Timed(Wrapper):
     """A policy holding a policy: separates drawing the frame (world model) from choosing the action."""
 
     def __init__(self, inner: Policy) -> None:
-        self.inner, self.policy_s = inner, 0.0
-
-    @property
-    def version(self) -> str:
-        return self.inner.version
-
-    @property
-    def chunk_length(self) -> int:
-        return self.inner.chunk_length
+        super().__init__(inner)
+        self.policy_s = 0.0
 
     def act(
         self, observation: Observation, instruction: Sequence[str], *, rng: np.random.Generator | None = None

@@ -116,7 +116,8 @@ def train(
     """
     total = trainer.config.iterations
     if lesson is not None and not trainer.updates:
-        _learn(trainer, lesson, progress)
+        report = trainer.begin_with(lesson.batch(trainer.policy), lesson.epochs)
+        progress(ProgressEvent("recorded", 1, 1, report.to_metrics()))
     while trainer.updates < total:
         if cancelled():
             raise CancelledError(f"GRPO cancelled after {trainer.updates} of {total} iterations")
@@ -133,13 +134,6 @@ def train(
         if state is not None:
             trainer.save(state)
     return Training(tuple(candidates_in(out, trainer.history)), tuple(trainer.history))
-
-
-def _learn(trainer: GrpoTrainer[Any], lesson: Lesson, progress: Progress) -> None:
-    batch = lesson.batch(trainer.policy)
-    if batch is not None:
-        report = trainer.begin_with(batch, lesson.epochs)
-        progress(ProgressEvent("recorded", 1, 1, report.to_metrics()))
 
 
 def left_by(out: Path, state: Path) -> Training:

@@ -12,7 +12,7 @@ from gymnast_core.episodes import EpisodeRecorder
 from gymnast_core.errors import ConfigError, EnvLostError
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import run_episode
-from gymnast_core.sampling import SAMPLED_AT, own_temperature
+from gymnast_core.sampling import sampled_at
 from gymnast_core.spec import RobotSpec
 from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome
 from gymnast_core.wire.env_client import RemoteEnv
@@ -85,8 +85,7 @@ def collect_episodes(
     done = []
     for seed in seeds:
         rng = None if sample < 0 else np.random.default_rng((sample, seed))
-        at = 0.0 if rng is None else own_temperature(policy)
-        sampled = {} if at is None else {SAMPLED_AT: at}
+        sampled = sampled_at(policy, greedy=rng is None)
         recorder.begin(seed=seed, metadata={"task": env.instruction, "seed": seed, **sampled})
         found = _episode(env, policy, recorder, seed, rng)
         progress(found)

@@ -21,10 +21,10 @@ class ImproveSettings(ReinforcingSettings, RefiningSettings):
     recorded_epochs: CountOrZero = 2
     """Passes over the labelled episodes that the policy recorded itself, before its first update in the dream: what it
     did on the robot is reinforced as what it does in a dream, each episode against the others of its instruction. For
-    policies of tokens without a memory; 0 learns nothing from them."""
+    compact policies of tokens without a memory, and OpenVLA's; 0 learns nothing from them."""
     practices: Annotated[int, Field(ge=1, le=MOST_PRACTICES)] | None = None
     """Practices of this job, alike but for their random numbers; their weights are averaged. Each costs as much as one.
-    None is 3 for a compact policy of tokens, else 1. An adapter (mode lora) has one."""
+    None is 3 for a compact policy of tokens, else 1. An adapter has one."""
     candidate_every: Count = 4
     """Updates between checkpoints that are kept as candidates; the last update always leaves one."""
     augment: AugmentChoices | None = None

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from gymnast_core.policies.plans import GRIPPER
-from gymnast_core.policy import Committed, Policy, can_continue
+from gymnast_core.policy import Committed, Policy, Wrapper, can_continue
 from gymnast_core.types import ACTION_DIM, ActionChunk, FloatArray, Observation
 
 
-class StretchedPolicy:
+class StretchedPolicy(Wrapper):
     """Holds a policy whose actions last `parts` steps of the arm.
 
     The steps of an action add up to it; the speed goes over from one action to the next without a jump. Chunks carry no
@@ -24,12 +24,8 @@ class StretchedPolicy:
     """
 
     def __init__(self, inner: Policy, parts: int) -> None:
-        self.inner, self.parts = inner, parts
-
-    @property
-    def version(self) -> str:
-        """The inner policy's."""
-        return self.inner.version
+        super().__init__(inner)
+        self.parts = parts
 
     @property
     def chunk_length(self) -> int:

@@ -25,7 +25,7 @@ from gymnast_core.policies.chunking import ChunkingConfig, RealTimeChunking
 from gymnast_core.policies.stretched import StretchedPolicy
 from gymnast_core.policy import Policy
 from gymnast_core.rollout import GuardedPolicy, Observer, run_episode
-from gymnast_core.sampling import SAMPLED_AT, own_temperature
+from gymnast_core.sampling import sampled_at
 from gymnast_core.spec import BRIDGE_HZ, ROBOT_MODEL
 from gymnast_core.types import ActionChunk, FloatArray, Observation, Outcome, StepResult
 from gymnast_ros.rates import steps_per_action
@@ -219,8 +219,7 @@ class EpisodeRunner:
         if outcome is Outcome.UNLABELLED and found is not None and self.judge is not None and not plan.is_blinded:
             outcome, labelled_by = found.label, found.labelled_by
         seams = {} if paced is None else {"chunking": {"seams": len(paced.seams), "starved": paced.starved_ticks}}
-        at = 0.0 if plan.rng() is None else own_temperature(policy)
-        sampled = {} if at is None else {SAMPLED_AT: at}
+        sampled = sampled_at(policy, greedy=plan.rng() is None)
         episode_id = self._finish(recorder, outcome, labelled_by, reason, watcher, {**sampled, **seams, **more})
         success = outcome is Outcome.SUCCESS if outcome in (Outcome.SUCCESS, Outcome.FAILURE) else None
         row = EpisodeResult(

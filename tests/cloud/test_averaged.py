@@ -61,3 +61,16 @@ def test_one_practice_where_one_is_asked_for_or_an_adapter_is_trained(material, 
         assert "averaged" not in read_manifest(tmp_path / name / "candidates" / "iteration-02").lineage
     with pytest.raises(ConfigError, match=r"practices is 2.*adapter"):
         improve(job_of(material, tmp_path / "both", mode="lora", config={**TINY, "practices": 2}))
+    assert not list((tmp_path / "both").iterdir()), "refused before anything was spent"
+
+
+def test_an_adapter_that_goes_on_is_not_averaged(material, tmp_path):
+    checkpoints, files = material
+    first = improve(job_of(material, tmp_path / "first", mode="lora"))
+    folder = Path(first.candidates[-1].folder)
+    parent = {**checkpoints, "policy": folder}
+    asked = {"policy": first.candidates[-1].id, "mode": "full"}
+    with pytest.raises(ConfigError, match=r"practices is 2.*adapter"):
+        improve(job_of((parent, files), tmp_path / "two", config={**TINY, "practices": 2}, **asked))
+    improve(job_of((parent, files), tmp_path / "usual", config=USUALLY, **asked))
+    assert "averaged" not in read_manifest(tmp_path / "usual" / "candidates" / "iteration-02").lineage

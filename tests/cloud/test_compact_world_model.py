@@ -132,7 +132,7 @@ def test_windows_never_reach_past_an_episodes_end_and_zero_unused_actions():
 
 def test_recent_episodes_are_drawn_as_often_as_asked():
     config = WorldModelTraining(recent=2, recent_share=0.5)
-    window = draw_windows(join([CLIPS, CLIPS.take([0, 1])]), 4000, 5, config, np.random.default_rng(0))
+    window = draw_windows(join(CLIPS, CLIPS.take([0, 1])), 4000, 5, config, np.random.default_rng(0))
     assert (window.episode_B >= len(CLIPS)).mean() == pytest.approx(0.5, abs=0.04)
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cloud_trainer.world_model.starts import PAST_FRAMES, StartState
 from gymnast_core.arm.targets import commanded_proprioception
@@ -78,20 +76,6 @@ class Clips:
             tuple(self.policies[i] for i in index),
         )
 
-    def lengthened(self, steps: int) -> Clips:
-        """Return the same clips padded to more steps: the last frame and pose repeat, actions are 0."""
-        more = steps - self.actions_NTA.shape[1]
-        return replace(
-            self,
-            frames_NTHWC=_still(self.frames_NTHWC, more),
-            poses_NTP=_still(self.poses_NTP, more),
-            actions_NTA=np.pad(self.actions_NTA, ((0, 0), (0, more), (0, 0))),
-        )
-
-
-def _still(x_NT: npt.NDArray[Any], more: int) -> npt.NDArray[Any]:
-    return np.concatenate((x_NT, np.repeat(x_NT[:, -1:], more, axis=1)), axis=1) if more else x_NT
-
 
 def clips_of(episodes: Sequence[Episode], size: int, *, camera: str = "") -> Clips:
     """Downsample and stack episodes; shorter ones repeat their last frame.
@@ -150,20 +134,18 @@ def looking_into(clips: Clips, episodes: Sequence[Episode]) -> list[Episode]:
     ]
 
 
-def join(parts: Sequence[Clips]) -> Clips:
-    """Put sets of clips behind each other; shorter ones stand still to the end of the longest, as in clips_of()."""
-    longest = max(part.actions_NTA.shape[1] for part in parts)
-    long = [part.lengthened(longest) for part in parts]
+def join(first: Clips, second: Clips) -> Clips:
+    """Put two sets of the same longest length behind each other."""
     return Clips(
-        np.concatenate([part.frames_NTHWC for part in long]),
-        np.concatenate([part.poses_NTP for part in long]),
-        np.concatenate([part.actions_NTA for part in long]),
-        np.concatenate([part.length_N for part in long]),
-        tuple(text for part in long for text in part.instructions),
-        np.concatenate([part.success_N for part in long]),
-        np.concatenate([part.labelled_N for part in long]),
-        tuple(name for part in long for name in part.episode_ids),
-        tuple(name for part in long for name in part.policies),
+        np.concatenate([first.frames_NTHWC, second.frames_NTHWC]),
+        np.concatenate([first.poses_NTP, second.poses_NTP]),
+        np.concatenate([first.actions_NTA, second.actions_NTA]),
+        np.concatenate([first.length_N, second.length_N]),
+        first.instructions + second.instructions,
+        np.concatenate([first.success_N, second.success_N]),
+        np.concatenate([first.labelled_N, second.labelled_N]),
+        first.episode_ids + second.episode_ids,
+        first.policies + second.policies,
     )
 
 
